@@ -1,0 +1,3 @@
+from cartsvc.cli import main
+
+main()

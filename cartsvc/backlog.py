@@ -1,0 +1,85 @@
+"""What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from cartsvc.keys import Bucket
+from cartsvc.model import Cart, PriceChange
+from cartsvc.scripts import Argument, Runner
+from cartsvc.store import cart_of, now_ms
+
+log = logging.getLogger(__name__)
+
+START = "0-0"
+"""The offset before a stream's first entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyCarts:
+    """Carts as they were at `read_ms`; `versions` has every cart key that was looked at."""
+
+    read_ms: int
+    carts: list[Cart]
+    versions: dict[str, Argument]
+
+
+class Backlog:
+    """The write-behind backlog of every bucket. Raises the client's own errors."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.redis = runner.redis
+
+    async def dirty_count(self, bucket: Bucket) -> int:
+        return int(await self.redis.zcard(bucket.dirty))
+
+    async def dirty_carts(self, bucket: Bucket, limit: int) -> DirtyCarts:
+        """The carts that have been dirty for longest, at most `limit`."""
+        marked: Any = await self.redis.zrange(bucket.dirty, 0, limit - 1)
+        keys = [key.decode() for key in marked]
+        read_ms = now_ms()
+        pipeline = self.redis.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hgetall(key)
+        carts: list[Cart] = []
+        versions: dict[str, Argument] = {}
+        for key, fields in zip(keys, await pipeline.execute(), strict=True):
+            if fields:
+                carts.append(cart_of(bucket.owner(key), fields))
+                versions[key] = carts[-1].version
+            else:
+                log.error("%s is marked dirty but is not there", key)
+                versions[key] = ""
+        return DirtyCarts(read_ms, carts, versions)
+
+    async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:
+        """Clear the marks of carts that are written and have not changed since they were read."""
+        keys = [bucket.dirty, *dirty.versions]
+        await self.runner.run("cart_flushed", keys, [dirty.read_ms, *dirty.versions.values()])
+
+    async def price_changes(
+        self, bucket: Bucket, after: str, limit: int
+    ) -> tuple[list[PriceChange], str]:
+        """Changes behind stream id `after`, at most `limit`, and the id of the last one."""
+        entries: Any = await self.redis.xrange(bucket.prices, f"({after}", "+", limit)
+        changes = [_price_change(fields) for _, fields in entries]
+        return changes, entries[-1][0].decode() if entries else after
+
+    async def trim_prices(self, bucket: Bucket, offset: str) -> None:
+        """Drop the stream's entries up to `offset`, that one included."""
+        milliseconds, _, sequence = offset.partition("-")
+        first_kept = f"{milliseconds}-{int(sequence) + 1}"
+        await self.redis.xtrim(bucket.prices, minid=first_kept, approximate=False)
+
+
+def _price_change(fields: dict[bytes, bytes]) -> PriceChange:
+    return PriceChange(
+        cart_id=int(fields[b"cart"]),
+        line_number=int(fields[b"line"]),
+        cart_version=int(fields[b"version"]),
+        sku=fields[b"sku"].decode(),
+        old_minor=int(fields[b"old"]),
+        new_minor=int(fields[b"new"]),
+        changed_ms=int(fields[b"at"]),
+    )

@@ -1,0 +1,286 @@
+"""The command line. What a user can mend is told in one line on stderr, with status 1."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import typer
+import uvloop
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cartsvc import __version__, demo, dev, identity, keys, process, rows, scripts, settings
+from cartsvc.dev import DevError
+from cartsvc.embedded import EmbeddedError
+from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, UnknownSku
+from cartsvc.importer import Imported, Importer
+from cartsvc.keys import Bucket
+from cartsvc.ledger import FAILURES, Ledger
+from cartsvc.model import MAX_QUANTITY
+from cartsvc.scripts import Runner
+from cartsvc.settings import SettingError, Settings
+from cartsvc.shelf import Shelf
+from cartsvc.stock import Stock, StockLevel
+
+T = TypeVar("T")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+app = typer.Typer(
+    help="A Redis-backed cart cache for flash sales.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+catalog_app = typer.Typer(help="The product catalogue.", no_args_is_help=True)
+stock_app = typer.Typer(help="Stock counters.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+app.add_typer(stock_app, name="stock")
+
+TenantOption = Annotated[
+    str | None, typer.Option("--tenant", help="Tenant; if not given, CARTSVC_TENANT.")
+]
+SkuArgument = Annotated[str, typer.Argument(help="<product>, or <product>/<variant>.")]
+
+
+def main() -> None:
+    """Entry point of `cartsvc` and `python -m cartsvc`."""
+    try:
+        app()
+    except (SettingError, DevError, EmbeddedError, CartError, RedisError, *FAILURES) as error:
+        err.print(f"cartsvc: {_told(error)}", markup=False)
+        sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    match error:
+        case NotWarm():
+            return "Redis has nothing of this tenant, though PostgreSQL knows it"
+        case UnknownSku(sku=sku):
+            return f"the catalogue has no stock counter {sku!r}"
+        case OutOfStock(sku=sku, free=free):
+            return f"only {free} units of {sku!r} are free"
+        case OutcomeUnknown(reason=reason):
+            return f"Redis: {reason}"
+        case SettingError() | DevError() | EmbeddedError():
+            return str(error)
+        case RedisError():
+            return f"Redis: {error}"
+        case OSError(filename=str() as name, strerror=str() as reason):
+            return f"{name}: {reason}"
+        case _ if isinstance(error, FAILURES):
+            return f"PostgreSQL: {error}" if str(error) else f"PostgreSQL: {type(error).__name__}"
+        case _:
+            return str(error)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.command(name="dev")
+def dev_command() -> None:
+    """Run everything here: embedded servers, demo catalogue, API and worker, until Ctrl-C."""
+    values = _settings()
+    dev.run(values, os.environ, _prepare, say=lambda text: out.print(text, markup=False))
+
+
+@app.command()
+def serve() -> None:
+    """Run the API."""
+    values = _settings()
+    try:
+        process.serve(values)
+    except OSError as error:
+        where = f"port {values.port} on {values.host}"
+        raise DevError(f"{where} can't be used: {error.strerror}") from None
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker, which writes carts and price changes to PostgreSQL."""
+    if not _run(process.work(_settings())):
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring PostgreSQL's tables up to date."""
+
+    async def command() -> list[str]:
+        async with _connected(_settings(), None) as place:
+            return await place.ledger.migrate()
+
+    applied = _run(command())
+    out.print("applied " + ", ".join(applied) if applied else "already up to date")
+
+
+@app.command()
+def token(
+    sub: Annotated[str, typer.Option(help="Whom it speaks for.")],
+    kind: Annotated[
+        str, typer.Option("--type", help="customer, user (an admin) or service.")
+    ] = "customer",
+    tenant: TenantOption = None,
+    ttl_s: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 86_400,
+) -> None:
+    """Print a signed token."""
+    secret = _settings().jwt_secret
+    if not secret:
+        raise SettingError("CARTSVC_JWT_SECRET: is not set")
+    if kind not in identity.TOKEN_TYPES:
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(identity.TOKEN_TYPES)}")
+    out.print(identity.issue_token(secret, subject=sub, kind=kind, tenant=tenant, ttl_s=ttl_s))
+
+
+@app.command(name="keys")
+def keys_command() -> None:
+    """Print what each key in Redis is."""
+    table = Table(show_lines=True)
+    for heading in ("key", "type", "written by", "holds"):
+        table.add_column(heading, overflow="fold")
+    for row in keys.TABLE:
+        table.add_row(row.pattern, row.type, row.writer, row.holds)
+    Console(highlight=False).print(table, markup=False)
+
+
+@catalog_app.command(name="import")
+def import_command(
+    file: Annotated[str, typer.Argument(help="NDJSON, a JSON array or CSV; - reads stdin.")],
+    tenant: TenantOption = None,
+    set_stock: Annotated[
+        bool, typer.Option("--set-stock", help="Set the stock of known SKUs too.")
+    ] = False,
+) -> None:
+    """Import products; status 1 if rows were refused. Known ones are updated in place.
+
+    The file's stock counts only for SKUs that are new.
+    """
+
+    async def command() -> Imported:
+        async with _connected(_settings(), tenant) as place:
+            return await _import(place, file, set_stock)
+
+    done = _run(command())
+    out.print(
+        f"{done.products} products imported, {done.counters} counters given stock, "
+        f"{done.bad_rows} rows refused"
+    )
+    if done.bad_rows:
+        raise typer.Exit(1)
+
+
+@stock_app.command(name="get")
+def stock_get(sku: SkuArgument, tenant: TenantOption = None) -> None:
+    """Print the units free (in Redis) and received (in PostgreSQL)."""
+    _stock(tenant, lambda stock: stock.get(sku))
+
+
+@stock_app.command(name="set")
+def stock_set(
+    sku: SkuArgument,
+    units: Annotated[int, typer.Argument(min=0, max=MAX_QUANTITY)],
+    tenant: TenantOption = None,
+) -> None:
+    """Set the units free."""
+    _stock(tenant, lambda stock: stock.set(sku, units))
+
+
+@stock_app.command(name="add")
+def stock_add(
+    sku: SkuArgument,
+    units: Annotated[int, typer.Argument(min=-MAX_QUANTITY, max=MAX_QUANTITY)],
+    tenant: TenantOption = None,
+) -> None:
+    """Take units in; after `--`, a negative number takes them out as far as they are free."""
+    _stock(tenant, lambda stock: stock.add(sku, units))
+
+
+class _Place(NamedTuple):
+    """One tenant's bucket, with what leads to it."""
+
+    ledger: Ledger
+    shelf: Shelf
+    bucket: Bucket
+    currency: str
+
+    def importer(self) -> Importer:
+        return Importer(self.ledger, self.shelf, self.bucket, self.currency)
+
+
+@contextlib.asynccontextmanager
+async def _connected(values: Settings, tenant: str | None) -> AsyncIterator[_Place]:
+    ledger = await Ledger.connect(values.database_url)
+    redis = scripts.connect(values.redis_url, connections=2, timeout_s=process.BULK_TIMEOUT_S)
+    try:
+        shelf = Shelf(Runner(redis, timeout_s=process.BULK_TIMEOUT_S))
+        yield _Place(ledger, shelf, Bucket(tenant or values.tenant), values.currency)
+    finally:
+        await redis.aclose()
+        await ledger.close()
+
+
+async def _import(place: _Place, file: str, set_stock: bool) -> Imported:
+    with contextlib.ExitStack() as stack:
+        source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
+        progress = stack.enter_context(
+            Progress(
+                SpinnerColumn(),
+                TextColumn("{task.completed:,.0f} products"),
+                TimeElapsedColumn(),
+                console=err,
+                transient=True,
+            )
+        )
+        task = progress.add_task("import", total=None)
+        return await place.importer().run(
+            rows.read(source),
+            set_stock=set_stock,
+            on_bad_row=lambda line, problem: err.print(f"line {line}: {problem}", markup=False),
+            on_batch=lambda products: progress.advance(task, products),
+        )
+
+
+def _prepare(values: Settings) -> None:
+    """Migrate, and import the demo catalogue into a tenant that has none."""
+
+    async def command() -> None:
+        async with _connected(values, None) as place:
+            await place.ledger.migrate()
+            if not await place.ledger.has_products(place.bucket.tenant):
+                await _import(place, str(demo.FILE), set_stock=False)
+
+    _run(command())
+
+
+def _stock(tenant: str | None, change: Callable[[Stock], Coroutine[Any, Any, StockLevel]]) -> None:
+    async def command() -> StockLevel:
+        async with _connected(_settings(), tenant) as place:
+            return await change(Stock(place.ledger, place.shelf, place.bucket))
+
+    level = _run(command())
+    free = "no counter" if level.free is None else f"{level.free} free"
+    out.print(f"{level.sku}: {free}, {level.received} received")
+
+
+def _settings() -> Settings:
+    values = settings.read()
+    logging.basicConfig(
+        level=values.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    return values
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    return uvloop.run(main)

@@ -1,0 +1,164 @@
+"""Contract 000, session: `/api/cart`, a guest's cart named by a session id in the body.
+
+Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one product.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+from starlette.routing import Route
+from starlette.types import Scope
+
+from cartsvc import http, identity, money
+from cartsvc.errors import (
+    CartFull,
+    InactiveProduct,
+    Invalid,
+    OutOfStock,
+    Refused,
+    Unavailable,
+    UnknownProduct,
+    UnknownVariant,
+)
+from cartsvc.http import Reply, reply
+from cartsvc.keys import Bucket
+from cartsvc.model import Cart, LineRequest, object_id
+from cartsvc.store import Store
+
+MAX_QUANTITY = 100
+"""Units a request may add ("within reasonable limits (1-100)")."""
+
+_MUST = {
+    "product_id": "must be a string of 24 hexadecimal digits",
+    "quantity": f"must be a whole number from 1 to {MAX_QUANTITY}",
+    "session_id": "must be a string of 1 to 128 letters, digits, '.', '_', '~' or '-'",
+}
+
+
+class AddItem(msgspec.Struct, frozen=True):
+    """Request body of POST /api/cart. Other fields are ignored."""
+
+    product_id: str
+    quantity: int
+    session_id: str | None = None
+
+
+class Item(msgspec.Struct, frozen=True):
+    product_id: str
+    product_name: str
+    price: msgspec.Raw
+    quantity: int
+    subtotal: msgspec.Raw
+
+
+class CartView(msgspec.Struct, frozen=True):
+    items: list[Item]
+    total_items: int
+    total_amount: msgspec.Raw
+    updated_at: str
+
+
+class Data(msgspec.Struct, frozen=True):
+    session_id: str
+    cart: CartView
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    success: bool
+    data: Data
+    message: str
+
+
+_add_item = msgspec.json.Decoder(AddItem)
+
+
+def routes(store: Store, *, tenant: str, max_body_bytes: int) -> list[Route]:
+    bucket = Bucket(tenant)
+
+    async def add_item(_: Scope, body: bytes) -> Reply:
+        request = http.decode(_add_item, body)
+        owner = identity.session(request.session_id)
+        cart = await store.add(bucket, owner, [_line(request)])
+        return _success(cart, "Item added to cart successfully")
+
+    return [
+        Route("/api/cart", http.Endpoint(add_item, refuse, max_body_bytes), methods=["POST"]),
+    ]
+
+
+def _line(request: AddItem) -> LineRequest:
+    product_id = object_id(request.product_id)
+    if product_id is None:
+        raise Invalid("product_id", _MUST["product_id"])
+    if not 1 <= request.quantity <= MAX_QUANTITY:
+        raise Invalid("quantity", _MUST["quantity"])
+    return LineRequest(product_id, request.quantity)
+
+
+def _success(cart: Cart, message: str) -> Reply:
+    return reply(200, Envelope(True, Data(cart.owner.id, _view(cart)), message))
+
+
+def _view(cart: Cart) -> CartView:
+    return CartView(
+        items=[
+            Item(
+                product_id=line.product_id,
+                product_name=line.name,
+                price=money.number(line.price_minor),
+                quantity=line.quantity,
+                subtotal=money.number(line.subtotal_minor),
+            )
+            for line in cart.lines
+        ],
+        total_items=cart.total_quantity,
+        total_amount=money.number(cart.total_minor),
+        updated_at=_timestamp(cart.updated_ms),
+    )
+
+
+def _timestamp(ms: int) -> str:
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def refuse(error: Exception) -> Reply:
+    """The contract's answer to an error: 400, 404 or 500, and what HTTP adds (413, 503)."""
+    match error:
+        case Invalid(field="", problem=problem):
+            return _failure(400, "invalid_body", f"Request body {problem}")
+        case Invalid(field=field, problem=problem):
+            return _failure(400, "invalid_" + field, f"{field} {_MUST.get(field, problem)}")
+        case http.BodyTooLarge(limit_bytes=limit):
+            return _failure(413, "body_too_large", f"Request body is over {limit} bytes")
+        case UnknownProduct() | UnknownVariant() | InactiveProduct():
+            return _failure(404, "product_not_found", "Product not found or not available")
+        case OutOfStock(free=free, in_cart=in_cart):
+            facts = {"available": free, "in_cart": in_cart}
+            return _failure(400, "insufficient_stock", _short(free, in_cart), facts)
+        case CartFull(max_lines=most):
+            facts = {"max_items": most}
+            return _failure(400, "cart_full", f"Cart is full: at most {most} items", facts)
+        case Refused():
+            return _failure(400, "refused", str(error))
+        case Unavailable():
+            message = "Cart service is not available now, please try again"
+            return _failure(503, "unavailable", message, None, http.RETRY_AFTER)
+        case _:
+            return _failure(500, "internal_error", "Internal server error")
+
+
+def _short(free: int, in_cart: int) -> str:
+    if in_cart == 0:
+        return f"Insufficient stock. Available: {free}"
+    return f"Insufficient stock. Available: {free}, already in cart: {in_cart}"
+
+
+def _failure(
+    status: int,
+    code: str,
+    message: str,
+    facts: dict[str, int] | None = None,
+    *headers: tuple[bytes, bytes],
+) -> Reply:
+    error = {"code": code, **(facts or {})}
+    return reply(status, {"success": False, "message": message, "error": error}, *headers)

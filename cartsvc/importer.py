@@ -1,0 +1,87 @@
+"""Bringing a catalogue file into PostgreSQL, and from there what an add needs into Redis."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from cartsvc import catalog
+from cartsvc.catalog import Product
+from cartsvc.errors import NotWarm
+from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
+from cartsvc.rows import Row
+from cartsvc.shelf import Shelf
+
+BATCH = 500
+"""Products a transaction."""
+
+
+@dataclass(slots=True)
+class Imported:
+    products: int = 0
+    counters: int = 0
+    bad_rows: int = 0
+
+
+class Importer:
+    """Imports files of one bucket. Running one again mends what a broken run left half done."""
+
+    def __init__(self, ledger: Ledger, shelf: Shelf, bucket: Bucket, currency: str) -> None:
+        self.ledger = ledger
+        self.shelf = shelf
+        self.bucket = bucket
+        self.currency = currency
+
+    async def run(
+        self,
+        rows: Iterable[Row],
+        *,
+        set_stock: bool = False,
+        on_bad_row: Callable[[int, str], None] = lambda _line, _problem: None,
+        on_batch: Callable[[int], None] = lambda _products: None,
+    ) -> Imported:
+        """Import all good rows, telling `on_bad_row` of the others.
+
+        Stock counts for SKUs that have no counter yet, or with `set_stock` for all that are named.
+
+        Raises:
+            NotWarm: PostgreSQL knows this bucket, but Redis does not have it.
+        """
+        await self._open()
+        done = Imported()
+
+        def refuse(line: int, problem: str) -> None:
+            done.bad_rows += 1
+            on_bad_row(line, problem)
+
+        products = self._products(rows, refuse)
+        while batch := list(islice(products, BATCH)):
+            # Two rows with one id: the later one counts.
+            last = list({product.id: product for product in batch}.values())
+            counters = await self.ledger.put_products(
+                self.bucket.tenant, self.currency, last, set_stock=set_stock
+            )
+            done.counters += await self.shelf.put(self.bucket, last, counters, set_stock=set_stock)
+            done.products += len(last)
+            on_batch(len(last))
+        return done
+
+    async def _open(self) -> None:
+        """Make a new bucket warm; one that was open before is not, unless Redis has it."""
+        is_new = await self.ledger.open_bucket(self.bucket)
+        if is_new:
+            await self.shelf.open(self.bucket)
+        elif not await self.shelf.is_warm(self.bucket):
+            raise NotWarm
+
+    def _products(
+        self, rows: Iterable[Row], refuse: Callable[[int, str], None]
+    ) -> Iterator[Product]:
+        for line, row, problem in rows:
+            if row is None:
+                refuse(line, problem)
+                continue
+            try:
+                yield catalog.product(row, self.currency)
+            except ValueError as error:
+                refuse(line, str(error))

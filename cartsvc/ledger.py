@@ -1,0 +1,227 @@
+"""PostgreSQL: the record of catalogue and stock, and the durable copy of the carts."""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any, Self
+
+import asyncpg
+import orjson
+
+from cartsvc import sql
+from cartsvc.catalog import Product
+from cartsvc.errors import UnknownSku
+from cartsvc.keys import Bucket
+from cartsvc.model import Cart, PriceChange, item_id, split_sku
+
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+"""What a call raises when PostgreSQL is away, or refuses."""
+
+_MIGRATIONS = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+# Any number that no other program takes a lock by; two processes may start to migrate at once.
+_MIGRATION_LOCK = 0x63617274
+
+
+class Ledger:
+    """A pool of connections, opened when they are needed."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.pool = pool
+
+    @classmethod
+    async def connect(cls, url: str, *, connections: int = 4) -> Self:
+        """Does not wait for PostgreSQL to be there: each call fails on its own while it is not."""
+        pool = await asyncpg.create_pool(
+            url, min_size=0, max_size=connections, timeout=5, command_timeout=60
+        )
+        return cls(pool)
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        async with self.pool.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def migrate(self) -> list[str]:
+        """Apply the migrations that are missing, each once; returns their names."""
+        applied = []
+        async with self._transaction() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+            await connection.execute(_MIGRATIONS)
+            rows = await connection.fetch("SELECT version FROM schema_migrations")
+            known = {row["version"] for row in rows}
+            for version, name, statements in sql.migrations():
+                if version not in known:
+                    await connection.execute(statements)
+                    await connection.execute(
+                        "INSERT INTO schema_migrations (version, name) VALUES ($1, $2)",
+                        version,
+                        name,
+                    )
+                    applied.append(f"{version:04d}_{name}")
+        return applied
+
+    async def open_bucket(self, bucket: Bucket) -> bool:
+        """Record the bucket; False if it was recorded before."""
+        row = await self.pool.fetchrow(_q("open_bucket"), bucket.tenant, bucket.number)
+        return row is not None
+
+    async def buckets(self) -> list[Bucket]:
+        rows = await self.pool.fetch(_q("buckets"))
+        return [Bucket(row["tenant"], row["bucket"]) for row in rows]
+
+    async def has_products(self, tenant: str) -> bool:
+        return bool(await self.pool.fetchval(_q("has_products"), tenant))
+
+    async def put_products(
+        self, tenant: str, currency: str, products: Sequence[Product], *, set_stock: bool
+    ) -> set[str]:
+        """Write catalogue records; `products` has each id once.
+
+        A counter's stock is recorded if it is new, or for all with `set_stock`.
+        Returns which of the products' SKUs have a counter of their own.
+        """
+        variants = [
+            (product.id, variant.id, variant.name, variant.price_minor, position)
+            for product in products
+            for position, variant in enumerate(product.variants)
+        ]
+        counters = [item for product in products for item in product.counters().items()]
+        named = [item for product in products for item in product.stock_of()]
+        ids = [product.id for product in products]
+        async with self._transaction() as connection:
+            await connection.execute(
+                _q("upsert_products"),
+                tenant,
+                currency,
+                ids,
+                [product.name for product in products],
+                [product.price_minor for product in products],
+                [orjson.dumps(product.images).decode() for product in products],
+                [product.active for product in products],
+            )
+            await connection.execute(_q("delete_variants"), tenant, ids)
+            await connection.execute(_q("insert_variants"), tenant, *_columns(variants, 5))
+            if set_stock:
+                await connection.execute(_q("replace_stock"), tenant, *_columns(named, 2))
+            await connection.execute(_q("insert_stock"), tenant, *_columns(counters, 2))
+            skus = [sku for product in products for sku in product.skus()]
+            rows = await connection.fetch(_q("counters"), tenant, skus)
+        return {row["sku"] for row in rows}
+
+    @contextlib.asynccontextmanager
+    async def stock_change(self, tenant: str, sku: str) -> AsyncIterator["StockChange"]:
+        """A transaction that holds the counter's row: operators change a counter one by one.
+
+        Raises:
+            UnknownSku: the catalogue has no such counter.
+        """
+        async with self._transaction() as connection:
+            received = await connection.fetchval(_q("lock_stock"), tenant, sku)
+            if received is None:
+                raise UnknownSku(sku)
+            yield StockChange(connection, tenant, sku, received)
+
+    @contextlib.asynccontextmanager
+    async def flush(self, bucket: Bucket) -> AsyncIterator["Flush | None"]:
+        """A transaction that writes carts and price changes of `bucket`.
+
+        None while another worker's transaction does: a matter of thrift, since the version guard
+        and the stream's offset keep two workers at once correct.
+        """
+        async with self._transaction() as connection:
+            claimed = await connection.fetchval(_q("claim_bucket"), bucket.tenant, bucket.number)
+            yield Flush(connection, bucket) if claimed else None
+
+
+class StockChange:
+    """The recorded stock of one counter, locked."""
+
+    def __init__(self, connection: Any, tenant: str, sku: str, received: int) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._sku = sku
+        self.received = received
+
+    async def record(self, received: int) -> None:
+        await self._connection.execute(_q("record_stock"), self._tenant, self._sku, received)
+
+
+class Flush:
+    """Writes of one bucket; they count when the transaction that made this commits."""
+
+    def __init__(self, connection: Any, bucket: Bucket) -> None:
+        self._connection = connection
+        self._bucket = bucket
+
+    async def write_carts(self, carts: Collection[Cart]) -> int:
+        """Write carts that are newer than their rows; returns how many were."""
+        tenant = self._bucket.tenant
+        rows = [
+            (c.id, c.owner.kind, c.owner.id, c.status, c.version, c.created_ms, c.updated_ms)
+            for c in carts
+        ]
+        written = await self._connection.fetch(_q("upsert_carts"), tenant, *_columns(rows, 7))
+        ids = {row["id"] for row in written}
+        lines = [
+            (
+                cart.id,
+                item_id(cart.id, line.number),
+                line.product_id,
+                line.variant_id,
+                line.quantity,
+                line.price_minor,
+                line.name,
+                line.variant_name,
+                line.image_url,
+                line.added_ms,
+            )
+            for cart in carts
+            if cart.id in ids
+            for line in cart.lines
+        ]
+        columns = _columns(lines, 10)
+        await self._connection.execute(_q("delete_lines"), tenant, list(ids), columns[1])
+        await self._connection.execute(_q("upsert_lines"), tenant, *columns)
+        return len(ids)
+
+    async def prices_offset(self) -> str:
+        """Id of the last stream entry that is written."""
+        offset: str = await self._connection.fetchval(
+            _q("prices_offset"), self._bucket.tenant, self._bucket.number
+        )
+        return offset
+
+    async def write_prices(self, changes: Sequence[PriceChange], offset: str) -> None:
+        """Write price changes and, in the same transaction, how far the stream is now written."""
+        rows = [
+            (
+                change.cart_id,
+                item_id(change.cart_id, change.line_number),
+                change.cart_version,
+                *split_sku(change.sku),
+                change.old_minor,
+                change.new_minor,
+                change.changed_ms,
+            )
+            for change in changes
+        ]
+        tenant, number = self._bucket.tenant, self._bucket.number
+        await self._connection.execute(_q("insert_prices"), tenant, *_columns(rows, 8))
+        await self._connection.execute(_q("advance_prices"), tenant, number, offset)
+
+
+def _q(name: str) -> str:
+    return sql.queries()[name]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
+    """Rows turned into one sequence a column, also when there are no rows."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width

@@ -1,0 +1,113 @@
+"""Carts, lines and the ids that lead to them. Plain values: nothing here talks to a server."""
+
+import re
+from typing import Final
+
+import msgspec
+
+CART_ID_STEP: Final = 1 << 8
+"""Cart ids of one bucket are this far apart: `cart_id = sequence << 8 | bucket`."""
+
+LINE_BITS: Final = 12
+"""`item_id = cart_id << 12 | line number`; both ids stay below 2**53, safe in JavaScript."""
+
+MAX_QUANTITY: Final = 999_999_999
+"""Largest quantity and stock counter: nine digits, safe in Lua, JSON and PostgreSQL's integer."""
+
+_PRODUCT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose cart it is. `kind` is "session", "user", "device" or "customer"."""
+
+    kind: str
+    id: str
+
+
+class LineRequest(msgspec.Struct, frozen=True):
+    """Units of one SKU that a shopper asks for."""
+
+    product_id: str
+    quantity: int
+    variant_id: str | None = None
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line item. `number` is the line's own within its cart and is never given again."""
+
+    number: int
+    product_id: str
+    variant_id: str | None
+    quantity: int
+    price_minor: int
+    name: str
+    variant_name: str | None
+    image_url: str | None
+    added_ms: int
+
+    @property
+    def subtotal_minor(self) -> int:
+        return self.quantity * self.price_minor
+
+
+class Cart(msgspec.Struct, frozen=True):
+    """A cart at one version; `lines` in the order in which they were added."""
+
+    id: int
+    owner: Owner
+    status: str
+    version: int
+    created_ms: int
+    updated_ms: int
+    lines: list[Line]
+
+    @property
+    def total_quantity(self) -> int:
+        return sum(line.quantity for line in self.lines)
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.subtotal_minor for line in self.lines)
+
+
+class PriceChange(msgspec.Struct, frozen=True):
+    """A cart line took another price. (cart, line, version) names it: a line changes once a
+    version."""
+
+    cart_id: int
+    line_number: int
+    cart_version: int
+    sku: str
+    old_minor: int
+    new_minor: int
+    changed_ms: int
+
+
+def sku(product_id: str, variant_id: str | None) -> str:
+    """`<product>` or `<product>/<variant>`; neither id may hold a slash."""
+    return product_id if variant_id is None else f"{product_id}/{variant_id}"
+
+
+def split_sku(text: str) -> tuple[str, str | None]:
+    product_id, slash, variant_id = text.partition("/")
+    return product_id, variant_id if slash else None
+
+
+def item_id(cart_id: int, line_number: int) -> int:
+    return cart_id << LINE_BITS | line_number
+
+
+def object_id(text: str) -> str | None:
+    """A MongoDB ObjectId, 24 hexadecimal digits, in the form in which it is stored; else None.
+
+    Two spellings of one ObjectId are one product, so it is stored in lower case.
+    """
+    return text.lower() if _OBJECT_ID.fullmatch(text) else None
+
+
+def product_id(text: str) -> str | None:
+    """A product's or variant's id in the form in which it is stored, or None if it can't be one."""
+    if not _PRODUCT_ID.fullmatch(text):
+        return None
+    return object_id(text) or text

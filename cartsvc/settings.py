@@ -1,0 +1,101 @@
+"""Settings: read once from the environment, typed, and refused by name when they are wrong."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PREFIX = "CARTSVC_"
+
+
+class SettingError(ValueError):
+    """A setting that can't be used: names the variable, its value and what was expected."""
+
+
+def _setting(default: Any, doc: str, *, at_least: float | None = None) -> Any:
+    return field(default=default, metadata={"doc": doc, "at_least": at_least})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One value a field; field `redis_url` is read from `CARTSVC_REDIS_URL`."""
+
+    host: str = _setting("127.0.0.1", "address the API listens on")
+    port: int = _setting(8000, "port the API listens on", at_least=0)
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey")
+    database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14")
+    jwt_secret: str = _setting("", "secret that signs tokens (HS256); `cartsvc token` needs it")
+    tenant: str = _setting("default", "tenant of the contracts that name none")
+    currency: str = _setting("USD", "the one currency of prices, an ISO 4217 code")
+    max_lines: int = _setting(50, "distinct lines a cart may hold", at_least=1)
+    max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
+    redis_timeout_s: float = _setting(
+        0.8, "longest wait for Redis in a request; then 503", at_least=0.01
+    )
+    redis_connections: int = _setting(64, "connections an API process may hold open", at_least=1)
+    flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)
+    flush_batch: int = _setting(500, "carts, or price changes, a transaction", at_least=1)
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    def __post_init__(self) -> None:
+        for name, pattern, expected in _SHAPES:
+            value = getattr(self, name)
+            if not re.fullmatch(pattern, value):
+                raise SettingError(f"{variable(name)}: {value!r} is not {expected}")
+        if 0 < len(self.jwt_secret.encode()) < MIN_SECRET_BYTES:
+            # The value itself is not for a terminal or a log.
+            raise SettingError(
+                f"{variable('jwt_secret')}: is shorter than {MIN_SECRET_BYTES} bytes"
+            )
+
+
+MIN_SECRET_BYTES = 32
+"""HS256 is as strong as its key is long (RFC 7518, 3.2)."""
+
+# Braces and colons would move the hash tag of every key of the tenant.
+TENANT_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+
+_SHAPES = (
+    ("tenant", TENANT_PATTERN, "a tenant id (letters, digits, _ and -, at most 64)"),
+    ("currency", r"[A-Z]{3}", "a currency code of three capital letters"),
+    ("log_level", r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+    ("redis_url", r"(redis|rediss|unix)://\S+", "a redis://, rediss:// or unix:// URL"),
+    ("database_url", r"postgres(ql)?://\S+", "a postgresql:// URL"),
+)
+
+_KINDS = {int: "a whole number", float: "a number"}
+
+
+def variable(name: str) -> str:
+    """Name of the environment variable that sets field `name`."""
+    return PREFIX + name.upper()
+
+
+def read(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `environ` (the process's own when None); a variable left empty is not set.
+
+    Raises:
+        SettingError: for the first variable that has the wrong form.
+    """
+    environ = os.environ if environ is None else environ
+    values = {}
+    for setting in fields(Settings):
+        text = environ.get(variable(setting.name), "")
+        if text:
+            values[setting.name] = _parse(setting.name, text)
+    return Settings(**values)
+
+
+def _parse(name: str, text: str) -> Any:
+    setting = Settings.__dataclass_fields__[name]
+    kind: type[Any] = type(setting.default)
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingError(f"{variable(name)}: {text!r} is not {_KINDS[kind]}") from None
+    least = setting.metadata["at_least"]
+    if least is not None and not least <= value < math.inf:
+        raise SettingError(f"{variable(name)}: {text!r} is not {_KINDS[kind]} from {least} up")
+    return value

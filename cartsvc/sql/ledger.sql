@@ -1,0 +1,140 @@
+-- name: open_bucket
+-- Record a bucket; returns a row only if it is new.
+-- $1 tenant, $2 bucket
+INSERT INTO buckets (tenant, bucket) VALUES ($1, $2)
+ON CONFLICT DO NOTHING
+RETURNING tenant;
+
+-- name: buckets
+-- Every bucket there is.
+SELECT tenant, bucket FROM buckets ORDER BY tenant, bucket;
+
+-- name: claim_bucket
+-- Whether this transaction is now the only one that flushes the bucket; others get false.
+-- $1 tenant, $2 bucket
+SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, $2::bigint));
+
+-- name: upsert_carts
+-- Write carts that are newer than the row there is; returns the ids of those written.
+-- $1 tenant, then one array a column: $2 id, $3 owner_kind, $4 owner_id, $5 status, $6 version,
+-- $7 created ms, $8 updated ms
+INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at)
+SELECT $1, id, owner_kind, owner_id, status, version,
+       to_timestamp(created_ms / 1000.0), to_timestamp(updated_ms / 1000.0)
+FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+            $8::bigint[])
+     AS row (id, owner_kind, owner_id, status, version, created_ms, updated_ms)
+ORDER BY id
+ON CONFLICT (tenant, id) DO UPDATE
+SET owner_kind = excluded.owner_kind, owner_id = excluded.owner_id, status = excluded.status,
+    version = excluded.version, updated_at = excluded.updated_at, flushed_at = now()
+WHERE carts.version < excluded.version
+RETURNING id;
+
+-- name: delete_lines
+-- Remove the lines that written carts no longer have.
+-- $1 tenant, $2 ids of the carts, $3 ids of all lines that they have now
+DELETE FROM cart_items
+WHERE tenant = $1 AND cart_id = ANY ($2::bigint[]) AND id <> ALL ($3::bigint[]);
+
+-- name: upsert_lines
+-- Write the lines of written carts.
+-- $1 tenant, then one array a column: $2 cart_id, $3 id, $4 product_id, $5 variant_id, $6 quantity,
+-- $7 price_minor, $8 name, $9 variant_name, $10 image_url, $11 added ms
+INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
+                        variant_name, image_url, added_at)
+SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
+       image_url, to_timestamp(added_ms / 1000.0)
+FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::integer[], $7::bigint[],
+            $8::text[], $9::text[], $10::text[], $11::bigint[])
+     AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
+             image_url, added_ms)
+ON CONFLICT (tenant, cart_id, id) DO UPDATE
+SET quantity = excluded.quantity, price_minor = excluded.price_minor;
+
+-- name: prices_offset
+-- How far the bucket's price stream has been written; locks the row until the transaction ends.
+-- $1 tenant, $2 bucket
+SELECT prices_offset FROM buckets WHERE tenant = $1 AND bucket = $2 FOR UPDATE;
+
+-- name: advance_prices
+-- Move the offset of the bucket's price stream.
+-- $1 tenant, $2 bucket, $3 id of the last entry written
+UPDATE buckets SET prices_offset = $3 WHERE tenant = $1 AND bucket = $2;
+
+-- name: insert_prices
+-- Write price changes; one that is already there stays as it is.
+-- $1 tenant, then one array a column: $2 cart_id, $3 cart_item_id, $4 cart_version, $5 product_id,
+-- $6 variant_id, $7 old_price_minor, $8 new_price_minor, $9 changed ms
+INSERT INTO price_history (tenant, cart_id, cart_item_id, cart_version, product_id, variant_id,
+                           old_price_minor, new_price_minor, changed_at)
+SELECT $1, cart_id, cart_item_id, cart_version, product_id, variant_id, old_price_minor,
+       new_price_minor, to_timestamp(changed_ms / 1000.0)
+FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[],
+            $8::bigint[], $9::bigint[])
+     AS row (cart_id, cart_item_id, cart_version, product_id, variant_id, old_price_minor,
+             new_price_minor, changed_ms)
+ON CONFLICT DO NOTHING;
+
+-- name: upsert_products
+-- Write catalogue records, new or known.
+-- $1 tenant, $2 currency, then one array a column: $3 id, $4 name, $5 price_minor, $6 images as
+-- JSON arrays, $7 active
+INSERT INTO products (tenant, currency, id, name, price_minor, images, active)
+SELECT $1, $2, id, name, price_minor,
+       ARRAY(SELECT jsonb_array_elements_text(images::jsonb)), active
+FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::boolean[])
+     AS row (id, name, price_minor, images, active)
+ORDER BY id
+ON CONFLICT (tenant, id) DO UPDATE
+SET name = excluded.name, price_minor = excluded.price_minor, currency = excluded.currency,
+    images = excluded.images, active = excluded.active, updated_at = now();
+
+-- name: delete_variants
+-- Remove the variants of products that are about to be written anew.
+-- $1 tenant, $2 ids of the products
+DELETE FROM product_variants WHERE tenant = $1 AND product_id = ANY ($2::text[]);
+
+-- name: insert_variants
+-- Write the variants of products.
+-- $1 tenant, then one array a column: $2 product_id, $3 id, $4 name, $5 price_minor, $6 position
+INSERT INTO product_variants (tenant, product_id, id, name, price_minor, position)
+SELECT $1, row.*
+FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::smallint[])
+     AS row (product_id, id, name, price_minor, position);
+
+-- name: insert_stock
+-- Record the stock of counters that are new; known ones stay as they are.
+-- $1 tenant, $2 skus, $3 units
+INSERT INTO stock (tenant, sku, received)
+SELECT $1, sku, units FROM unnest($2::text[], $3::bigint[]) AS row (sku, units)
+ORDER BY sku
+ON CONFLICT DO NOTHING;
+
+-- name: replace_stock
+-- Record the stock of counters, new or known.
+-- $1 tenant, $2 skus, $3 units
+INSERT INTO stock (tenant, sku, received)
+SELECT $1, sku, units FROM unnest($2::text[], $3::bigint[]) AS row (sku, units)
+ORDER BY sku
+ON CONFLICT (tenant, sku) DO UPDATE SET received = excluded.received, updated_at = now();
+
+-- name: counters
+-- Which of the SKUs have a counter of their own.
+-- $1 tenant, $2 skus
+SELECT sku FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
+
+-- name: lock_stock
+-- The recorded stock of a counter; locks the row until the transaction ends.
+-- $1 tenant, $2 sku
+SELECT received FROM stock WHERE tenant = $1 AND sku = $2 FOR UPDATE;
+
+-- name: record_stock
+-- Change the recorded stock of a counter.
+-- $1 tenant, $2 sku, $3 units
+UPDATE stock SET received = $3, updated_at = now() WHERE tenant = $1 AND sku = $2;
+
+-- name: has_products
+-- Whether the tenant has a catalogue.
+-- $1 tenant
+SELECT EXISTS (SELECT FROM products WHERE tenant = $1);

@@ -1,0 +1,93 @@
+"""The worker: a pass that writes the whole backlog, and a loop around it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from cartsvc import flush
+from cartsvc.backlog import Backlog
+from cartsvc.errors import Unavailable
+from cartsvc.keys import Bucket
+from cartsvc.ledger import FAILURES, Ledger
+
+log = logging.getLogger(__name__)
+
+_AWAY = (*FAILURES, RedisError, Unavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass wrote: carts whose row was behind, and price changes."""
+
+    carts: int = 0
+    price_changes: int = 0
+
+
+class Worker:
+    """Flushes every bucket there is. Any number of workers may run."""
+
+    def __init__(self, backlog: Backlog, ledger: Ledger, *, batch: int, interval_s: float) -> None:
+        self.backlog = backlog
+        self.ledger = ledger
+        self.batch = batch
+        self.interval_s = interval_s
+
+    async def run_once(self) -> Pass:
+        """Write what is in the backlog when the pass begins."""
+        done = [await self._bucket(bucket) for bucket in await self.ledger.buckets()]
+        return Pass(sum(p.carts for p in done), sum(p.price_changes for p in done))
+
+    async def _bucket(self, bucket: Bucket) -> Pass:
+        # Counted beforehand: a cart that changes all the time must not keep the pass going.
+        batches = -(-await self.backlog.dirty_count(bucket) // self.batch)
+        carts = price_changes = 0
+        for _ in range(batches):
+            carts += await flush.carts(self.backlog, self.ledger, bucket, self.batch)
+        while written := await flush.prices(self.backlog, self.ledger, bucket, self.batch):
+            price_changes += written
+            if written < self.batch:
+                break
+        return Pass(carts, price_changes)
+
+    async def run_forever(
+        self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
+    ) -> bool:
+        """Pass after pass until `stop` is set, then one more: the drain.
+
+        A server that is away costs nothing but time: what is not written stays in Redis.
+        Returns whether the drain emptied the backlog.
+        """
+        ready = away = False
+        while not stop.is_set():
+            away = not await self._attempt(away)
+            if not (ready or away):
+                ready = True
+                on_ready()
+            await _wait(stop, self.interval_s)
+        return await self._attempt(was_away=False)
+
+    async def _attempt(self, was_away: bool) -> bool:
+        """One pass; whether it went through. Only the first failure of a row of them is logged."""
+        try:
+            done = await self.run_once()
+        except _AWAY as error:
+            if not was_away:
+                log.warning("flush waits, nothing is lost: %s: %s", type(error).__name__, error)
+            return False
+        if was_away:
+            log.info("flush goes on")
+        if done.carts or done.price_changes:
+            log.debug("flushed %d carts, %d price changes", done.carts, done.price_changes)
+        return True
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    """Return when `stop` is set, or after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
