@@ -18,12 +18,11 @@ from cartsvc.store import Store
 
 def create_app(settings: Settings) -> Starlette:
     """The service. Connects to nothing before the first request."""
-    redis = scripts.connect(
-        settings.redis_url,
-        connections=settings.redis_connections,
-        timeout_s=settings.redis_timeout_s,
+    redis = scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    runner = Runner(
+        redis, timeout_s=settings.redis_timeout_s, connections=settings.redis_connections
     )
-    store = Store(Runner(redis, timeout_s=settings.redis_timeout_s), max_lines=settings.max_lines)
+    store = Store(runner, max_lines=settings.max_lines)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
@@ -222,7 +221,7 @@ class _Place(NamedTuple):
 @contextlib.asynccontextmanager
 async def _connected(values: Settings, tenant: str | None) -> AsyncIterator[_Place]:
     ledger = await Ledger.connect(values.database_url)
-    redis = scripts.connect(values.redis_url, connections=2, timeout_s=process.BULK_TIMEOUT_S)
+    redis = scripts.connect(values.redis_url, timeout_s=process.BULK_TIMEOUT_S)
     try:
         shelf = Shelf(Runner(redis, timeout_s=process.BULK_TIMEOUT_S))
         yield _Place(ledger, shelf, Bucket(tenant or values.tenant), values.currency)
@@ -233,7 +232,7 @@ async def _connected(values: Settings, tenant: str | None) -> AsyncIterator[_Pla
 
 async def _import(place: _Place, file: str, set_stock: bool) -> Imported:
     with contextlib.ExitStack() as stack:
-        source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
+        source = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))  # noqa: ASYNC230
         progress = stack.enter_context(
             Progress(
                 SpinnerColumn(),

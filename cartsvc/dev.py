@@ -23,6 +23,7 @@ from cartsvc import demo, embedded, notify
 from cartsvc import settings as configuration
 from cartsvc.settings import Settings, variable
 
+Process = subprocess.Popen[bytes]
 Server = TypeVar("Server", embedded.Valkey, embedded.Postgres)
 
 FOLDER = Path(".cartsvc")
@@ -69,15 +70,17 @@ def _run(
     _write_env(settings)
     say("preparing PostgreSQL and Redis")
     prepare(settings)
-    children = [_child(command, settings, environ, stack) for command in ("worker", "serve")]
+    children = {}
+    for command in ("worker", "serve"):
+        children[command] = start(command, settings, environ)
+        stack.callback(embedded.stop, children[command])
     stack.callback(say, "stopping: API, worker (last flush), servers")
     stack.callback(_ignore_signals)
     for line in _summary(settings):
         say(line)
     while True:
-        for command, process in children:
-            if process.poll() is not None:
-                raise DevError(f"cartsvc {command} ended with status {process.returncode}")
+        for command, process in children.items():
+            _require_running(command, process)
         time.sleep(_POLL_S)
 
 
@@ -186,26 +189,33 @@ def url(settings: Settings) -> str:
     return f"http://{host}:{settings.port}"
 
 
-def _child(
-    command: str, settings: Settings, environ: Mapping[str, str], stack: contextlib.ExitStack
-) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start `cartsvc <command>` and wait until it says that it is ready."""
-    values = {
-        variable(name): str(getattr(settings, name)) for name in Settings.__dataclass_fields__
-    }
+def start(command: str, settings: Settings, environ: Mapping[str, str]) -> Process:
+    """Start `cartsvc <command>` with `settings`, and wait until it says that it is ready.
+
+    Raises:
+        DevError: it ended instead, or was not ready in time.
+    """
+    values = {variable(name): str(getattr(settings, name)) for name in settings.__slots__}
     with notify.Listener() as listener:
         process = embedded.spawn(
             [sys.executable, "-m", "cartsvc", command],
             env={**environ, **values, notify.VARIABLE: listener.path},
         )
-        stack.callback(embedded.stop, process)
-        deadline = time.monotonic() + _READY_S
-        while not listener.heard(_POLL_S):
-            if process.poll() is not None:
-                raise DevError(f"cartsvc {command} ended with status {process.returncode}")
-            if time.monotonic() > deadline:
-                raise DevError(f"cartsvc {command} was not ready within {_READY_S:.0f} s")
-    return command, process
+        try:
+            deadline = time.monotonic() + _READY_S
+            while not listener.heard(_POLL_S):
+                _require_running(command, process)
+                if time.monotonic() > deadline:
+                    raise DevError(f"cartsvc {command} was not ready within {_READY_S:.0f} s")
+        except BaseException:
+            embedded.stop(process)
+            raise
+    return process
+
+
+def _require_running(command: str, process: Process) -> None:
+    if process.poll() is not None:
+        raise DevError(f"cartsvc {command} ended with status {process.returncode}")
 
 
 def _summary(settings: Settings) -> list[str]:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
@@ -39,12 +39,10 @@ def load(name: str) -> Script:
     return compiled(name, (FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
 
 
-def connect(url: str, *, connections: int, timeout_s: float) -> Redis:
-    """A client that opens connections when they are needed, at most `connections` of them."""
-    pool = BlockingConnectionPool.from_url(
+def connect(url: str, *, timeout_s: float) -> Redis:
+    """A client that opens connections when they are needed; nothing happens before that."""
+    pool = ConnectionPool.from_url(
         url,
-        max_connections=connections,
-        timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         protocol=2,
         # The client's own default repeats a command whose reply was lost: an add would count twice.
@@ -54,11 +52,17 @@ def connect(url: str, *, connections: int, timeout_s: float) -> Redis:
 
 
 class Runner:
-    """Runs the scripts on one Redis client, each within `timeout_s`."""
+    """Runs the scripts on one Redis client, each within `timeout_s`, waiting for a turn included.
 
-    def __init__(self, redis: Redis, *, timeout_s: float) -> None:
+    At most `connections` run at once, the others wait in the order in which they came: the pool
+    that the client offers for that serves whoever asks at the right moment, and a rush leaves
+    some waiting until their time is up.
+    """
+
+    def __init__(self, redis: Redis, *, timeout_s: float, connections: int = 16) -> None:
         self.redis = redis
         self.timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(connections)
 
     def script(self, name: str) -> Script:
         return load(name)
@@ -71,7 +75,7 @@ class Runner:
             OutcomeUnknown: Redis could not be reached, failed or did not answer in time.
         """
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(self.timeout_s), self._turns:
                 reply = await self._evaluate(self.script(name), keys, arguments)
         except TimeoutError:
             raise OutcomeUnknown(f"{name}: no answer within {self.timeout_s} s") from None

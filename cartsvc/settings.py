@@ -34,7 +34,7 @@ class Settings:
     redis_timeout_s: float = _setting(
         0.8, "longest wait for Redis in a request; then 503", at_least=0.01
     )
-    redis_connections: int = _setting(64, "connections an API process may hold open", at_least=1)
+    redis_connections: int = _setting(16, "connections an API process may hold open", at_least=1)
     flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)
     flush_batch: int = _setting(500, "carts, or price changes, a transaction", at_least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")

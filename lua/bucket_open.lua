@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  seq       string  the last cart id given
 -- ARGV[1]  first_id  the id that stands before the first cart's
--- Returns  {'OK', 1 if this call opened it, else 0}
+-- Returns  {'OK', whether this call opened it: 1 or 0}
 
 local seq = KEYS[1]
 local first_id = ARGV[1]

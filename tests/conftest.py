@@ -1,0 +1,113 @@
+"""Real servers for every test: a Valkey and a PostgreSQL a session, started here."""
+
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import fakeredis
+import httpx
+import pytest
+
+from cartsvc import dev, embedded, scripts
+from cartsvc.ledger import Ledger
+from cartsvc.scripts import Runner
+from cartsvc.settings import Settings
+from tests.shop import FakeRunner, Shop
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    # Not pytest's own folder, which it keeps after the run: a database is too large for that.
+    folder = Path(tempfile.mkdtemp(prefix="cartsvc-tests-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_folder: Path) -> Iterator[embedded.Valkey]:
+    server = embedded.Valkey(servers_folder / "valkey", durable=False)
+    with embedded.running(server):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_folder: Path) -> Iterator[embedded.Postgres]:
+    server = embedded.Postgres(servers_folder / "postgres", durable=False)
+    with embedded.running(server):
+        yield server
+
+
+@pytest.fixture
+async def runner(valkey: embedded.Valkey) -> AsyncIterator[Runner]:
+    """Scripts on the real server, which is emptied."""
+    redis = scripts.connect(valkey.url, timeout_s=5)
+    await redis.flushall()
+    yield Runner(redis, timeout_s=5)
+    await redis.aclose()
+
+
+@pytest.fixture
+async def shop(runner: Runner) -> Shop:
+    return await Shop(runner).open()
+
+
+@pytest.fixture(params=["valkey", "fakeredis"])
+async def either_shop(request: pytest.FixtureRequest, shop: Shop, fake_shop: Shop) -> Shop:
+    """The same case on the real server and on fakeredis."""
+    return shop if request.param == "valkey" else fake_shop
+
+
+@pytest.fixture
+async def fake_shop() -> AsyncIterator[Shop]:
+    redis = fakeredis.FakeAsyncRedis()
+    yield await Shop(FakeRunner(redis, timeout_s=5)).open()
+    await redis.aclose()
+
+
+@pytest.fixture
+async def database_url(postgres: embedded.Postgres) -> AsyncIterator[str]:
+    """A database of the test's own, migrated."""
+    admin = await Ledger.connect(postgres.url_of("postgres"))
+    template = await Ledger.connect(postgres.url)
+    await template.migrate()
+    await template.close()
+    name = f"test_{next(_databases)}"
+    await admin.pool.execute(f"CREATE DATABASE {name} TEMPLATE cartsvc")
+    yield postgres.url_of(name)
+    await admin.pool.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def ledger(database_url: str) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.connect(database_url)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture(scope="session")
+def api_url(valkey: embedded.Valkey) -> Iterator[str]:
+    """The service as it is run for real: a process of its own, on the real server."""
+    settings = Settings(port=free_port(), redis_url=valkey.url, redis_timeout_s=5)
+    process = dev.start("serve", settings, os.environ)
+    yield dev.url(settings)
+    assert embedded.stop(process) == -signal.SIGTERM
+
+
+@pytest.fixture
+async def http(api_url: str, shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service, whose Redis holds `shop`."""
+    async with httpx.AsyncClient(base_url=api_url) as client:
+        yield client
+
+
+def free_port() -> int:
+    with embedded.socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port

@@ -1,0 +1,111 @@
+"""A shop over one Redis: the store, the shelf and a bucket, with short names for what tests do."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from cartsvc import catalog
+from cartsvc.catalog import ProductRow, VariantRow
+from cartsvc.keys import Bucket
+from cartsvc.model import Cart, LineRequest, Owner
+from cartsvc.scripts import Runner, Script, compiled
+from cartsvc.shelf import Shelf
+from cartsvc.store import Store
+
+LAMP = "507f1f77bcf86cd799439011"
+MUG = "507f1f77bcf86cd799439012"
+NOW_MS = 1_763_640_000_000
+ANN = Owner("session", "ann")
+
+
+class Clock:
+    """Milliseconds that pass only when a test says so."""
+
+    def __init__(self) -> None:
+        self.ms = NOW_MS
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+class Shop:
+    def __init__(self, runner: Runner, *, max_lines: int = 50) -> None:
+        self.runner = runner
+        self.redis: Any = runner.redis
+        self.clock = Clock()
+        self.store = Store(runner, max_lines=max_lines, clock_ms=self.clock)
+        self.shelf = Shelf(runner)
+        self.bucket = Bucket("default")
+
+    async def open(self) -> "Shop":
+        await self.shelf.open(self.bucket)
+        return self
+
+    async def sell(
+        self,
+        product_id: str = LAMP,
+        *,
+        price: str = "29.99",
+        stock: int | None = 100,
+        active: bool = True,
+        variants: Iterable[tuple[str, int | None]] = (),
+        set_stock: bool = False,
+    ) -> None:
+        """Put a product on the shelf; `variants` are (id, stock of its own or None)."""
+        row = ProductRow(
+            id=product_id,
+            name="Aurora Desk Lamp",
+            price=Decimal(price),
+            image_url="https://cdn.example.com/lamp.jpg",
+            active=active,
+            stock=stock,
+            variants=[VariantRow(id=id_, stock=units) for id_, units in variants],
+        )
+        product = catalog.product(row, "USD")
+        counters = set(product.counters())
+        await self.shelf.put(self.bucket, [product], counters, set_stock=set_stock)
+
+    async def add(
+        self, quantity: int = 1, product_id: str = LAMP, variant_id: str | None = None
+    ) -> Cart:
+        return await self.add_lines(LineRequest(product_id, quantity, variant_id))
+
+    async def add_lines(self, *lines: LineRequest, owner: Owner = ANN) -> Cart:
+        return await self.store.add(self.bucket, owner, lines)
+
+    async def everything(self) -> dict[bytes, Any]:
+        """All keys and their values: what must be the same when nothing was changed."""
+        return {key: await self._value(key) for key in sorted(await self.redis.keys("*"))}
+
+    async def _value(self, key: bytes) -> Any:
+        match await self.redis.type(key):
+            case b"hash":
+                return await self.redis.hgetall(key)
+            case b"zset":
+                return await self.redis.zrange(key, 0, -1, withscores=True)
+            case b"stream":
+                return await self.redis.xrange(key)
+            case _:
+                return await self.redis.get(key)
+
+
+class Mutant(Runner):
+    """Runs a script in which `old` is replaced by `new`: what happens when a guard is missing."""
+
+    def __init__(self, runner: Runner, name: str, old: str, new: str) -> None:
+        super().__init__(runner.redis, timeout_s=runner.timeout_s)
+        source = runner.script(name).source
+        assert source.count(old) == 1, f"{name}.lua has {old!r} {source.count(old)} times"
+        self.name = name
+        self.mutant = compiled(name, source.replace(old, new))
+
+    def script(self, name: str) -> Script:
+        return self.mutant if name == self.name else super().script(name)
+
+
+class FakeRunner(Runner):
+    """For fakeredis, which does not take the scripts' first line, `#!lua`."""
+
+    def script(self, name: str) -> Script:
+        script = super().script(name)
+        return compiled(name, script.source.removeprefix("#!lua\n"))

@@ -1,0 +1,137 @@
+"""Imports point inwards, and a library is used where it belongs."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import cartsvc
+from cartsvc import keys
+from tests.shop import LAMP, Shop
+
+PACKAGE = Path(cartsvc.__file__).parent
+
+# From the inside out: a module imports only from the rings before its own.
+RINGS = [
+    {"settings", "errors", "model", "money"},
+    {"keys", "sql", "notify", "catalog", "demo"},
+    {"scripts", "rows", "embedded"},
+    {"store", "shelf", "ledger"},
+    {"backlog", "stock", "importer", "identity", "http"},
+    {"contracts", "flush"},
+    {"app", "worker"},
+    {"process", "dev"},
+    {"cli"},
+    {"__main__"},
+]
+
+ALLOWED = {
+    "starlette": {"app", "http", "contracts"},
+    "uvicorn": {"process"},
+    "redis": {"scripts", "worker", "cli"},
+    "asyncpg": {"ledger"},
+    "jwt": {"identity"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+"""worker and cli name the client's errors; only scripts connects."""
+
+
+def module_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    return [(module_of(file), ast.parse(file.read_text())) for file in PACKAGE.rglob("*.py")]
+
+
+def imports(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def ring(module: str) -> int:
+    return next(number for number, modules in enumerate(RINGS) if module in modules)
+
+
+def test_imports_point_inwards() -> None:
+    modules = {module for modules in RINGS for module in modules}
+    for module, tree in sources():
+        if module == "__init__":
+            continue
+        for name in imports(tree):
+            match name.split("."):
+                case ["cartsvc", other, *_] if other in modules and other != module:
+                    # Within a ring an import is fine as long as it is one-way.
+                    assert ring(other) <= ring(module), f"{module} imports {other}"
+
+
+def test_contracts_do_not_import_each_other() -> None:
+    contracts = {file.stem for file in (PACKAGE / "contracts").glob("[a-z]*.py")}
+    for file in (PACKAGE / "contracts").glob("[a-z]*.py"):
+        for name in imports(ast.parse(file.read_text())):
+            assert name.removeprefix("cartsvc.contracts.") not in contracts - {file.stem}
+
+
+def test_libraries_stay_in_their_rooms() -> None:
+    for module, tree in sources():
+        for name in imports(tree):
+            library = name.split(".")[0]
+            assert module in ALLOWED.get(library, {module}), f"{module} imports {library}"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    # cli hands the environment to child processes; notify is told where to report by its parent;
+    # both are the process's edge.
+    allowed = {"settings", "cli", "notify"}
+    for file in PACKAGE.rglob("*.py"):
+        if "os.environ" in file.read_text() or "getenv" in file.read_text():
+            assert module_of(file) in allowed
+
+
+def test_only_keys_spells_key_names() -> None:
+    hash_tag = re.compile(r":\{\{|\.tag\b")
+    for file in PACKAGE.rglob("*.py"):
+        assert bool(hash_tag.search(file.read_text())) == (module_of(file) == "keys"), file
+
+
+async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
+    await shop.sell(price="1.00")
+    await shop.add()
+    await shop.sell(price="2.00")
+    await shop.add()
+    patterns = {
+        re.sub(
+            r"<\w+>",
+            "[^:{}]+",
+            re.escape(row.pattern).replace(r"\{tenant:bucket\}", r"\{\w+:\d+\}"),
+        ): row
+        for row in keys.TABLE
+    }
+    seen = set()
+    for key in await shop.redis.keys("*"):
+        [row] = [row for pattern, row in patterns.items() if re.fullmatch(pattern, key.decode())]
+        assert (await shop.redis.type(key)).decode() == row.type
+        assert await shop.redis.ttl(key) == -1
+        seen.add(row)
+    assert seen == set(keys.TABLE)
+
+
+def test_bucket_reads_owners_from_its_own_keys() -> None:
+    bucket = keys.Bucket("acme", 3)
+    owner = keys.Owner("session", "a.b~c_d-e")
+    assert bucket.cart(owner) == "cart:{acme:3}:session:a.b~c_d-e"
+    assert bucket.owner(bucket.cart(owner)) == owner
+    assert bucket.product(LAMP) == f"product:{{acme:3}}:{LAMP}"
+
+
+def test_no_tracked_file_names_this_checkout() -> None:
+    here = os.fspath(PACKAGE.parent)
+    for file in PACKAGE.rglob("*.py"):
+        assert here not in file.read_text()

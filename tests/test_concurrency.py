@@ -1,0 +1,42 @@
+"""Many at once, over HTTP: nothing oversold, no update lost."""
+
+from collections import Counter
+
+from tests.rush import rush
+from tests.shop import LAMP, MUG, Shop
+
+
+def add(product_id: str = LAMP, session_id: str = "ann") -> dict[str, object]:
+    return {"product_id": product_id, "quantity": 1, "session_id": session_id}
+
+
+async def test_500_at_once_leave_what_is_in_stock(api_url: str, shop: Shop) -> None:
+    await shop.sell(stock=100)
+    answers = await rush(api_url, "/api/cart", [add()] * 500)
+    assert Counter(answer.status for answer in answers) == {200: 100, 400: 400}
+    # Every success saw its own add: no reply went to another request.
+    totals = [a.body["data"]["cart"]["total_items"] for a in answers if a.status == 200]
+    assert sorted(totals) == list(range(1, 101))
+    cart = await shop.redis.hgetall("cart:{default:0}:session:ann")
+    assert (cart[f"q:{LAMP}".encode()], cart[b"version"]) == (b"100", b"100")
+    assert await shop.redis.hget("stock:{default:0}", LAMP) == b"100"
+
+
+async def test_200_at_once_lose_none(api_url: str, shop: Shop) -> None:
+    await shop.sell(LAMP, stock=1_000)
+    await shop.sell(MUG, stock=1_000)
+    answers = await rush(api_url, "/api/cart", [add(LAMP), add(MUG)] * 100)
+    assert {answer.status for answer in answers} == {200}
+    cart = await shop.redis.hgetall("cart:{default:0}:session:ann")
+    assert [cart[f"q:{id_}".encode()] for id_ in (LAMP, MUG)] == [b"100", b"100"]
+    assert (cart[b"version"], cart[b"lines"], cart[b"last_line"]) == (b"200", b"2", b"2")
+
+
+async def test_carts_made_at_once_have_ids_of_their_own(api_url: str, shop: Shop) -> None:
+    await shop.sell(stock=1_000)
+    names = [f"shopper-{number}" for number in range(200)]
+    answers = await rush(api_url, "/api/cart", [add(session_id=name) for name in names])
+    assert [answer.body["data"]["session_id"] for answer in answers] == names
+    index = await shop.redis.hgetall("carts:{default:0}")
+    assert {int(cart_id) for cart_id in index} == {256 * n for n in range(1, 201)}
+    assert len(set(index.values())) == 200
