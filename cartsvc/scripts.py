@@ -45,7 +45,8 @@ def connect(url: str, *, timeout_s: float) -> Redis:
         url,
         socket_connect_timeout=timeout_s,
         protocol=2,
-        # The client's own default repeats a command whose reply was lost: an add would count twice.
+        # Said outright, since the client's default elsewhere is to repeat a command whose reply
+        # was lost: an add would count twice.
         retry=Retry(NoBackoff(), 0),
     )
     return Redis.from_pool(pool)

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -108,6 +109,6 @@ async def http(api_url: str, shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def free_port() -> int:
-    with embedded.socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port

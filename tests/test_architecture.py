@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cartsvc
 from cartsvc import keys
+from cartsvc.model import Owner
 from tests.shop import LAMP, Shop
 
 PACKAGE = Path(cartsvc.__file__).parent
@@ -125,7 +126,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
 
 def test_bucket_reads_owners_from_its_own_keys() -> None:
     bucket = keys.Bucket("acme", 3)
-    owner = keys.Owner("session", "a.b~c_d-e")
+    owner = Owner("session", "a.b~c_d-e")
     assert bucket.cart(owner) == "cart:{acme:3}:session:a.b~c_d-e"
     assert bucket.owner(bucket.cart(owner)) == owner
     assert bucket.product(LAMP) == f"product:{{acme:3}}:{LAMP}"

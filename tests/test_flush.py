@@ -1,0 +1,265 @@
+"""The flush on real servers: what is acknowledged reaches PostgreSQL, once."""
+
+import asyncio
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cartsvc import flush as flush_module
+from cartsvc.backlog import Backlog, DirtyCarts
+from cartsvc.ledger import Flush, Ledger
+from cartsvc.model import LineRequest, Owner
+from tests.shop import LAMP, MUG, Shop
+
+ITEMS = "SELECT * FROM cart_items ORDER BY cart_id, id"
+CARTS = "SELECT * FROM carts ORDER BY id"
+PRICES = "SELECT * FROM price_history ORDER BY cart_item_id, cart_version"
+
+
+@pytest.fixture
+def flush() -> ModuleType:
+    return flush_module
+
+
+@pytest.fixture
+async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
+    """A shop that PostgreSQL knows too, with two products."""
+    await ledger.open_bucket(shop.bucket)
+    await shop.sell(LAMP, price="29.99")
+    await shop.sell(MUG, price="12.50")
+    return shop
+
+
+async def rows(ledger: Ledger, query: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in await ledger.pool.fetch(query)]
+
+
+async def carts(flush: ModuleType, shop: Shop, ledger: Ledger, limit: int = 100) -> int:
+    written: int = await flush.carts(Backlog(shop.runner), ledger, shop.bucket, limit)
+    return written
+
+
+async def prices(flush: ModuleType, shop: Shop, ledger: Ledger, limit: int = 100) -> int:
+    written: int = await flush.prices(Backlog(shop.runner), ledger, shop.bucket, limit)
+    return written
+
+
+async def change_price(shop: Shop, *new_prices: str) -> None:
+    for price in new_prices:
+        await shop.sell(LAMP, price=price)
+        await shop.add()
+
+
+async def test_a_cart_becomes_rows(flush: ModuleType, open_shop: Shop, ledger: Ledger) -> None:
+    await open_shop.sell("tee", variants=[("navy", None)])
+    await open_shop.add_lines(LineRequest(LAMP, 2), LineRequest("tee", 1, "navy"))
+    assert await carts(flush, open_shop, ledger) == 1
+    [cart] = await rows(ledger, CARTS)
+    assert (cart["tenant"], cart["id"], cart["version"], cart["status"]) == (
+        "default",
+        256,
+        1,
+        "ACTIVE",
+    )
+    assert (cart["owner_kind"], cart["owner_id"]) == ("session", "ann")
+    assert cart["created_at"].timestamp() * 1000 == open_shop.clock.ms
+    lamp, tee = await rows(ledger, ITEMS)
+    assert (lamp["cart_id"], lamp["id"]) == (256, 256 << 12 | 1)
+    assert (lamp["product_id"], lamp["variant_id"]) == (LAMP, None)
+    assert (lamp["quantity"], lamp["price_minor"]) == (2, 2999)
+    assert (lamp["name"], lamp["image_url"]) == (
+        "Aurora Desk Lamp",
+        "https://cdn.example.com/lamp.jpg",
+    )
+    assert (tee["product_id"], tee["variant_id"], tee["variant_name"]) == ("tee", "navy", "navy")
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+
+
+async def test_a_changed_cart_is_written_again(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add()
+    await carts(flush, open_shop, ledger)
+    open_shop.clock.ms += 1_000
+    await open_shop.add(2)
+    await open_shop.add(1, MUG)
+    assert await carts(flush, open_shop, ledger) == 1
+    [cart] = await rows(ledger, CARTS)
+    assert (cart["version"], cart["updated_at"].timestamp() * 1000) == (3, open_shop.clock.ms)
+    assert [row["quantity"] for row in await rows(ledger, ITEMS)] == [3, 1]
+
+
+async def test_lines_that_left_the_cart_leave_the_table(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add_lines(LineRequest(LAMP, 1), LineRequest(MUG, 1))
+    await carts(flush, open_shop, ledger)
+    key = "cart:{default:0}:session:ann"
+    await open_shop.redis.hdel(key, f"q:{LAMP}", f"l:{LAMP}")
+    await open_shop.add(1, MUG)
+    await carts(flush, open_shop, ledger)
+    assert [row["product_id"] for row in await rows(ledger, ITEMS)] == [MUG]
+
+
+async def test_an_older_version_changes_nothing(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    """A worker that was held up writes what it read before another wrote something newer."""
+    backlog = Backlog(open_shop.runner)
+    await open_shop.add(1)
+    old = await backlog.dirty_carts(open_shop.bucket, 10)
+    await open_shop.add(1)
+    await carts(flush, open_shop, ledger)
+    before = await rows(ledger, CARTS), await rows(ledger, ITEMS)
+    async with ledger.flush(open_shop.bucket) as late:
+        assert late is not None
+        assert await late.write_carts(old.carts) == 0
+    assert (await rows(ledger, CARTS), await rows(ledger, ITEMS)) == before
+
+
+async def test_a_cart_that_changes_meanwhile_stays_dirty(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    backlog = Backlog(open_shop.runner)
+    await open_shop.add(1)
+    dirty = await backlog.dirty_carts(open_shop.bucket, 10)
+    await open_shop.add(1)
+    await backlog.flushed(open_shop.bucket, dirty)
+    marks = await open_shop.redis.zrange("dirty:{default:0}", 0, -1, withscores=True)
+    # What is unflushed now came after the reading.
+    assert marks == [(b"cart:{default:0}:session:ann", dirty.read_ms)]
+    await carts(flush, open_shop, ledger)
+    assert [row["quantity"] for row in await rows(ledger, ITEMS)] == [2]
+
+
+class NoCommit(Exception):
+    pass
+
+
+async def test_nothing_is_cleared_that_is_not_committed(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add()
+    await change_price(open_shop, "24.50")
+    await ledger.pool.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'no commit'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON carts
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON price_history
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    for write in (carts, prices):
+        with pytest.raises(Exception, match="no commit"):
+            await write(flush, open_shop, ledger)
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 1
+    assert await open_shop.redis.xlen("prices:{default:0}") == 1
+    await ledger.pool.execute("DROP FUNCTION refuse CASCADE")
+    assert await carts(flush, open_shop, ledger) == 1
+    assert await prices(flush, open_shop, ledger) == 1
+
+
+async def test_a_crash_after_the_commit_changes_nothing_the_second_time(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: object) -> None:
+        raise NoCommit
+
+    await open_shop.add()
+    await change_price(open_shop, "24.50")
+    with monkeypatch.context() as crashing:
+        crashing.setattr(Backlog, "flushed", crash)
+        crashing.setattr(Backlog, "trim_prices", crash)
+        for write in (carts, prices):
+            with pytest.raises(NoCommit):
+                await write(flush, open_shop, ledger)
+    before = [await rows(ledger, query) for query in (CARTS, ITEMS, PRICES)]
+    assert [len(table) for table in before] == [1, 1, 1]
+    assert await carts(flush, open_shop, ledger) == 0
+    assert await prices(flush, open_shop, ledger) == 0
+    assert [await rows(ledger, query) for query in (CARTS, ITEMS, PRICES)] == before
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+    assert await open_shop.redis.xlen("prices:{default:0}") == 0
+
+
+async def test_price_changes_become_rows_in_order(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add()
+    await change_price(open_shop, "24.50", "19.99", "24.50")
+    assert await prices(flush, open_shop, ledger, limit=2) == 2
+    assert await prices(flush, open_shop, ledger, limit=2) == 1
+    assert await prices(flush, open_shop, ledger, limit=2) == 0
+    history = await rows(ledger, PRICES)
+    changes = [(row["old_price_minor"], row["new_price_minor"]) for row in history]
+    assert changes == [(2999, 2450), (2450, 1999), (1999, 2450)]
+    assert {row["cart_item_id"] for row in history} == {256 << 12 | 1}
+    assert [row["cart_version"] for row in history] == [2, 3, 4]
+    assert await open_shop.redis.xlen("prices:{default:0}") == 0
+
+
+async def test_a_price_change_that_is_there_already_is_no_second_row(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    """Redis came back with an older append-only file and the stream has an event once more."""
+    await open_shop.add()
+    await change_price(open_shop, "24.50")
+    [(_, event)] = await open_shop.redis.xrange("prices:{default:0}")
+    await prices(flush, open_shop, ledger)
+    await open_shop.redis.xadd("prices:{default:0}", event)
+    await prices(flush, open_shop, ledger)
+    assert len(await rows(ledger, PRICES)) == 1
+    assert await open_shop.redis.xlen("prices:{default:0}") == 0
+
+
+async def test_a_bucket_is_flushed_by_one_worker_at_a_time(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add()
+    async with ledger.flush(open_shop.bucket) as first:
+        assert first is not None
+        assert await carts(flush, open_shop, ledger) == 0
+        assert await prices(flush, open_shop, ledger) == 0
+    assert await carts(flush, open_shop, ledger) == 1
+
+
+async def test_two_workers_without_the_lock_agree(open_shop: Shop, ledger: Ledger) -> None:
+    """The lock is thrift; the versions are what keeps two workers right."""
+    backlog = Backlog(open_shop.runner)
+
+    async def write(dirty: DirtyCarts) -> None:
+        async with ledger.pool.acquire() as connection, connection.transaction():
+            await Flush(connection, open_shop.bucket).write_carts(dirty.carts)
+        await backlog.flushed(open_shop.bucket, dirty)
+
+    owners = [Owner("session", f"s{number}") for number in range(20)]
+    readings = []
+    for _ in range(4):
+        for owner in owners:
+            await open_shop.add_lines(LineRequest(LAMP, 1), owner=owner)
+        readings.append(await backlog.dirty_carts(open_shop.bucket, 100))
+    await asyncio.gather(*(write(dirty) for dirty in reversed(readings)))
+    assert {row["version"] for row in await rows(ledger, CARTS)} == {4}
+    assert {row["quantity"] for row in await rows(ledger, ITEMS)} == {4}
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+
+
+async def test_a_mark_without_a_cart_does_not_stay(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    await open_shop.add()
+    await open_shop.redis.zadd("dirty:{default:0}", {"cart:{default:0}:session:gone": 1})
+    assert await carts(flush, open_shop, ledger) == 1
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+    assert "cart:{default:0}:session:gone is marked dirty but is not there" in caplog.text
+
+
+async def test_the_longest_dirty_are_written_first(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    for name in ("first", "second", "third"):
+        await open_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", name))
+        open_shop.clock.ms += 1
+    assert await carts(flush, open_shop, ledger, limit=2) == 2
+    assert [row["owner_id"] for row in await rows(ledger, CARTS)] == ["first", "second"]

@@ -1,0 +1,324 @@
+"""Each guard matters: with it taken out, the test that stands for it turns red.
+
+The tests named here are the ordinary ones of the other files; they run against a copy of the
+script, query or module in which one line is changed.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from types import ModuleType
+
+import asyncpg
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from cartsvc import flush, scripts, sql
+from cartsvc import http as http_module
+from cartsvc.contracts import session
+from cartsvc.embedded import Valkey
+from cartsvc.errors import CartError
+from cartsvc.ledger import Ledger
+from cartsvc.scripts import Runner
+from tests import test_bad_input as bad_input
+from tests import test_cart_add as add
+from tests import test_flush as flushing
+from tests import test_outage as outage
+from tests.mutants import mutant, mutant_query
+from tests.proxy import Proxy
+from tests.shop import LAMP, MUG, Mutant, Shop
+
+Case = Callable[..., Awaitable[None]]
+
+RED = (AssertionError, pytest.fail.Exception, CartError)
+
+
+async def turns_red(case: Awaitable[None]) -> None:
+    with pytest.raises(RED):
+        await case
+
+
+SCRIPTS: list[tuple[str, str, str, Case]] = [
+    (
+        "cart_add",
+        "redis.call('EXISTS', seq) == 0",
+        "false",
+        add.test_nothing_is_changed_in_a_bucket_that_is_not_warm,
+    ),
+    (
+        "cart_add",
+        "wanted[counter] > tonumber(free)",
+        "false",
+        add.test_refuses_more_than_is_free,
+    ),
+    (
+        "cart_add",
+        "(wanted[counter] or in_cart)",
+        "(wanted[counter] or 0)",
+        add.test_counts_what_the_cart_already_holds,
+    ),
+    (
+        "cart_add",
+        "(wanted[counter] or in_cart)",
+        "in_cart",
+        add.test_adds_up_lines_that_draw_on_one_counter,
+    ),
+    (
+        "cart_add",
+        "(wanted[counter] or in_cart)",
+        "in_cart",
+        add.test_adds_up_a_sku_named_twice,
+    ),
+    (
+        "cart_add",
+        "in_cart = drawn(product, product_id, counter)",
+        "",
+        add.test_variants_without_stock_share_the_products_counter,
+    ),
+    (
+        "cart_add",
+        "if owner == product_id then",
+        "if true then",
+        add.test_a_product_whose_id_begins_another_shares_nothing_with_it,
+    ),
+    (
+        "cart_add",
+        "(redis.call('HGET', product, field) or product_id)",
+        "redis.call('HGET', product, field)",
+        add.test_a_variant_that_left_the_catalogue_still_counts,
+    ),
+    (
+        "cart_add",
+        "active ~= '1'",
+        "false",
+        add.test_refuses_what_the_catalogue_does_not_sell,
+    ),
+    (
+        "cart_add",
+        "return { 'NO_COUNTER', counter }",
+        "free = 1000",
+        add.test_a_missing_counter_is_not_guessed,
+    ),
+    ("cart_add", "lines > max_lines", "false", add.test_cap_is_on_distinct_lines),
+    (
+        "cart_add",
+        "if not change.number then\n        return redis.error_reply",
+        "if false then\n        return redis.error_reply",
+        add.test_a_line_that_is_not_readable_is_left_alone,
+    ),
+    (
+        "cart_add",
+        "elseif change.old_price ~= change.price then",
+        "elseif false then",
+        add.test_a_new_price_is_taken_and_recorded,
+    ),
+    (
+        "cart_add",
+        "elseif change.old_price ~= change.price then",
+        "else",
+        add.test_the_same_price_is_no_price_change,
+    ),
+    (
+        "cart_add",
+        "'ZADD', dirty, 'NX', now",
+        "'ZADD', dirty, now",
+        add.test_dirty_mark_keeps_the_time_of_the_oldest_change,
+    ),
+    (
+        "cart_add",
+        # A write above the last check: the request for two lines is refused at the second.
+        "local change = change_of[sku]\n",
+        "redis.call('HINCRBY', cart, 'q:' .. sku, quantity) local change = change_of[sku]\n",
+        add.test_refuses_all_lines_when_one_lacks_stock,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "case"), SCRIPTS, ids=lambda value: getattr(value, "__name__", "")
+)
+async def test_guards_of_the_scripts(shop: Shop, name: str, old: str, new: str, case: Case) -> None:
+    await turns_red(case(Shop(Mutant(shop.runner, name, old, new))))
+
+
+@pytest.mark.parametrize("quantity", ["0", "-1", "0x10", "1.5", " 1"])
+async def test_guard_of_quantities(shop: Shop, quantity: str) -> None:
+    lax = Mutant(shop.runner, "cart_add", "not string.match(quantity, '^[1-9]%d*$')", "false")
+    await turns_red(add.test_takes_only_whole_numbers(Shop(lax), quantity))
+
+
+@pytest.fixture
+async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
+    await ledger.open_bucket(shop.bucket)
+    await shop.sell(LAMP, price="29.99")
+    await shop.sell(MUG, price="12.50")
+    return shop
+
+
+QUERIES: list[tuple[str, str, str, Case]] = [
+    (
+        "upsert_carts",
+        "WHERE carts.version < excluded.version",
+        "",
+        flushing.test_an_older_version_changes_nothing,
+    ),
+    (
+        "delete_lines",
+        "WHERE tenant = $1",
+        "WHERE false AND tenant = $1",
+        flushing.test_lines_that_left_the_cart_leave_the_table,
+    ),
+    (
+        "claim_bucket",
+        "pg_try_advisory_xact_lock",
+        "0 <> ",
+        flushing.test_a_bucket_is_flushed_by_one_worker_at_a_time,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "case"), QUERIES, ids=lambda value: str(value)[:20])
+async def test_guards_of_the_queries(
+    open_shop: Shop, ledger: Ledger, name: str, old: str, new: str, case: Case
+) -> None:
+    with mutant_query(name, old, new):
+        await turns_red(case(flush, open_shop, ledger))
+
+
+async def test_guard_of_the_price_offset(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = flushing.test_a_crash_after_the_commit_changes_nothing_the_second_time
+    standing = "SET prices_offset = coalesce(prices_offset, $3)"
+    with mutant_query("advance_prices", "SET prices_offset = $3", standing):
+        await turns_red(case(flush, open_shop, ledger, monkeypatch))
+
+
+async def test_guard_of_price_rows(open_shop: Shop, ledger: Ledger) -> None:
+    with (
+        mutant_query("insert_prices", "ON CONFLICT DO NOTHING", ""),
+        pytest.raises(asyncpg.UniqueViolationError),
+    ):
+        await flushing.test_a_price_change_that_is_there_already_is_no_second_row(
+            flush, open_shop, ledger
+        )
+
+
+async def test_guard_of_the_dirty_mark(open_shop: Shop, ledger: Ledger) -> None:
+    lax = Shop(
+        Mutant(
+            open_shop.runner,
+            "cart_flushed",
+            "(redis.call('HGET', cart, 'version') or '') == version",
+            "true",
+        )
+    )
+    await turns_red(flushing.test_a_cart_that_changes_meanwhile_stays_dirty(flush, lax, ledger))
+
+
+MODULES: list[tuple[str, str, Case]] = [
+    (
+        # Cleared inside the transaction: before its commit.
+        "    # After the commit: cleared before it, a crash would leave a change that nobody "
+        "writes.\n    await backlog.flushed",
+        "        await backlog.flushed",
+        flushing.test_nothing_is_cleared_that_is_not_committed,
+    ),
+    (
+        "    if last != START:\n        await backlog.trim_prices(bucket, last)",
+        "        await backlog.trim_prices(bucket, last)",
+        flushing.test_nothing_is_cleared_that_is_not_committed,
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "case"), MODULES, ids=["carts", "prices"])
+async def test_guards_of_the_order_of_a_flush(
+    open_shop: Shop, ledger: Ledger, old: str, new: str, case: Case
+) -> None:
+    await turns_red(case(mutant(flush, old, new), open_shop, ledger))
+
+
+async def test_guard_of_lost_replies(shop: Shop, valkey: Valkey) -> None:
+    retrying = mutant(scripts, "retry=Retry(NoBackoff(), 0)", "retry=Retry(NoBackoff(), 3)")
+    await shop.sell()
+    async with Proxy(valkey.url) as proxy:
+        redis = retrying.connect(proxy.url, timeout_s=5)
+        proxied = Shop(Runner(redis, timeout_s=5))
+        await turns_red(outage.test_a_lost_reply_is_not_asked_for_again(shop, proxied, proxy))
+        await redis.aclose()
+
+
+HTTP: list[tuple[str, str, str]] = [
+    ("except RecursionError:", "except ZeroDivisionError:", "deep in a field"),
+    ('body.count(b":") > _fields_set(value)', "False", "key twice"),
+    ('body.count(b":") > _fields_set(value)', "False", "key twice, once escaped"),
+    ("except ValueError as error:", "except msgspec.MsgspecError as error:", "bad UTF-8"),
+]
+
+
+def in_process(contract: ModuleType, shop: Shop) -> httpx.AsyncClient:
+    """A client of a contract, without a server."""
+    app = Starlette(routes=contract.routes(shop.store, tenant="default", max_body_bytes=65_536))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+def over(http: ModuleType) -> ModuleType:
+    """Contract 000 over another `http`."""
+    contract = mutant(session, "Contract 000, session", "A mutant")
+    contract.__dict__["http"] = http
+    return contract
+
+
+@pytest.mark.parametrize(("old", "new", "name"), HTTP, ids=lambda value: str(value)[:20])
+async def test_guards_of_the_body(shop: Shop, old: str, new: str, name: str) -> None:
+    async with in_process(over(mutant(http_module, old, new)), shop) as http:
+        await turns_red(bad_input.test_bad_body_is_400(http, shop, name))
+
+
+async def test_guard_of_long_numbers(shop: Shop) -> None:
+    lax = mutant(http_module, ", parse_int=str", "")
+    rest = ',"n":' + "9" * 10_000
+    async with in_process(over(lax), shop) as http:
+        await turns_red(bad_input.test_unknown_fields_are_ignored(http, shop, rest))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('name == b"content-length" and int(value) > limit', "False"),
+        ("size > limit", "False"),
+    ],
+)
+async def test_guards_of_the_size(shop: Shop, old: str, new: str) -> None:
+    """Either check alone refuses a body that says its length; only the second the other kind."""
+    lax = mutant(http_module, old, new)
+    async with in_process(over(lax), shop) as http:
+        await bad_input.test_bodies_over_64_kib_are_413(http, shop, 1_000_000)
+    if old == "size > limit":
+        await shop.redis.flushall()
+        await shop.open()
+        async with in_process(over(lax), shop) as http:
+            await turns_red(bad_input.test_a_body_of_unknown_length_is_cut_off(http, shop))
+
+
+SESSION: list[tuple[str, str, str]] = [
+    ("if product_id is None:", "if False:", "product with braces"),
+    ("not 1 <= request.quantity <= MAX_QUANTITY", "False", "101"),
+    ("not 1 <= request.quantity <= MAX_QUANTITY", "False", "2^63"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "name"), SESSION, ids=lambda value: str(value)[:20])
+async def test_guards_of_contract_000(shop: Shop, old: str, new: str, name: str) -> None:
+    await shop.sell(stock=999_999_999)
+    async with in_process(mutant(session, old, new), shop) as http:
+        await turns_red(bad_input.test_bad_body_is_400(http, shop, name))
+
+
+def test_a_context_leaves_queries_as_they_were() -> None:
+    before = dict(sql.queries())
+    with ExitStack() as stack:
+        stack.enter_context(mutant_query("buckets", "ORDER BY", "ORDER BY"))
+    assert sql.queries() == before

@@ -1,0 +1,189 @@
+"""The worker's loop: passes, outages, the drain, and death at the worst moment."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cartsvc import dev, embedded
+from cartsvc.backlog import Backlog
+from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
+from cartsvc.model import LineRequest, Owner
+from cartsvc.settings import Settings
+from cartsvc.worker import Pass, Worker
+from tests.conftest import free_port
+from tests.shop import LAMP, Shop
+from tests.wait import wait_until
+
+
+@pytest.fixture
+async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
+    await ledger.open_bucket(shop.bucket)
+    await shop.sell(stock=10_000)
+    return shop
+
+
+def worker_of(shop: Shop, ledger: Ledger, *, batch: int = 100, interval_s: float = 60) -> Worker:
+    return Worker(Backlog(shop.runner), ledger, batch=batch, interval_s=interval_s)
+
+
+async def units(ledger: Ledger) -> int:
+    query = "SELECT coalesce(sum(quantity), 0)::bigint FROM cart_items"
+    return int(await ledger.pool.fetchval(query))
+
+
+async def test_a_pass_writes_the_whole_backlog(open_shop: Shop, ledger: Ledger) -> None:
+    for number in range(7):
+        await open_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"s{number}"))
+    await open_shop.sell(price="1.00")
+    for number in range(7):
+        await open_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"s{number}"))
+    worker = worker_of(open_shop, ledger, batch=3)
+    assert await worker.run_once() == Pass(carts=7, price_changes=7)
+    assert await worker.run_once() == Pass()
+    assert await units(ledger) == 14
+
+
+async def test_every_tenant_is_flushed(open_shop: Shop, ledger: Ledger) -> None:
+    other = Shop(open_shop.runner)
+    other.bucket = Bucket("acme")
+    await other.open()
+    await ledger.open_bucket(other.bucket)
+    await other.sell()
+    await other.add()
+    await open_shop.add()
+    assert await worker_of(open_shop, ledger).run_once() == Pass(carts=2)
+    rows = await ledger.pool.fetch("SELECT tenant FROM carts ORDER BY tenant")
+    assert [row["tenant"] for row in rows] == ["acme", "default"]
+
+
+async def test_the_loop_drains_when_it_is_stopped(open_shop: Shop, ledger: Ledger) -> None:
+    worker = worker_of(open_shop, ledger)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    loop = asyncio.create_task(worker.run_forever(stop, on_ready=ready.set))
+    await ready.wait()
+    # Its next pass is a minute away.
+    await open_shop.add(3)
+    stop.set()
+    assert await loop is True
+    assert await units(ledger) == 3
+
+
+async def test_redis_and_postgres_may_go_and_come_back(
+    open_shop: Shop, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    worker = worker_of(open_shop, ledger, interval_s=0.01)
+    stop = asyncio.Event()
+    loop = asyncio.create_task(worker.run_forever(stop))
+    away = await Ledger.connect("postgresql://postgres@127.0.0.1:1/nothing")
+    worker.ledger = away
+    await wait_until(lambda: "flush waits, nothing is lost" in caplog.text)
+    await open_shop.add(2)
+    worker.ledger = ledger
+    await wait_until(lambda: units(ledger), 2)
+    assert "flush goes on" in caplog.text
+    stop.set()
+    assert await loop is True
+    # Told once, however many passes failed.
+    assert caplog.text.count("flush waits") == 1
+    await away.close()
+
+
+async def test_a_drain_that_fails_says_so(open_shop: Shop) -> None:
+    away = await Ledger.connect("postgresql://postgres@127.0.0.1:1/nothing")
+    stop = asyncio.Event()
+    stop.set()
+    assert await worker_of(open_shop, away).run_forever(stop) is False
+    await away.close()
+
+
+@pytest.fixture
+async def settings(valkey: embedded.Valkey, database_url: str) -> Settings:
+    return Settings(
+        port=free_port(),
+        redis_url=valkey.url,
+        database_url=database_url,
+        flush_interval_s=0.05,
+    )
+
+
+async def test_the_process_drains_on_sigterm(
+    open_shop: Shop, ledger: Ledger, settings: Settings
+) -> None:
+    settings = replace(settings, flush_interval_s=60.0)
+    process = await asyncio.to_thread(dev.start, "worker", settings, os.environ)
+    await open_shop.add(5)
+    assert await asyncio.to_thread(embedded.stop, process) == 0
+    assert await units(ledger) == 5
+
+
+# The worker as it is, but killed by the kernel at one point of its pass.
+KILLED_AT = """
+import os, signal
+from cartsvc.backlog import Backlog
+from cartsvc.ledger import Flush
+
+async def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr({owner}, {method!r}, killed)
+from cartsvc.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        ("Backlog", "flushed"),  # between commit and acknowledgement
+        ("Backlog", "trim_prices"),  # between commit and trim
+        ("Flush", "write_carts"),  # inside the transaction
+        ("Flush", "write_prices"),
+    ],
+)
+async def test_a_worker_that_was_killed_has_changed_nothing_twice(
+    open_shop: Shop, ledger: Ledger, settings: Settings, owner: str, method: str
+) -> None:
+    await open_shop.add(1)
+    await open_shop.sell(price="24.50")
+    await open_shop.add(1)
+    process = await asyncio.to_thread(
+        embedded.spawn,
+        [sys.executable, "-c", KILLED_AT.format(owner=owner, method=method), "worker"],
+        env={
+            **os.environ,
+            "CARTSVC_REDIS_URL": settings.redis_url,
+            "CARTSVC_DATABASE_URL": settings.database_url,
+        },
+    )
+    assert await asyncio.to_thread(process.wait, 30) == -signal.SIGKILL
+    await worker_of(open_shop, ledger).run_once()
+    [cart] = await ledger.pool.fetch("SELECT version FROM carts")
+    assert cart["version"] == 2
+    assert await units(ledger) == 2
+    history = await ledger.pool.fetch("SELECT old_price_minor, new_price_minor FROM price_history")
+    assert [tuple(row) for row in history] == [(2999, 2450)]
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+    assert await open_shop.redis.xlen("prices:{default:0}") == 0
+
+
+async def test_adds_and_flush_at_once_end_equal(
+    open_shop: Shop, ledger: Ledger, settings: Settings
+) -> None:
+    process = await asyncio.to_thread(dev.start, "worker", settings, os.environ)
+    owners = [Owner("session", f"s{number}") for number in range(25)]
+
+    async def shop_along(owner: Owner) -> None:
+        for _ in range(20):
+            await open_shop.add_lines(LineRequest(LAMP, 1), owner=owner)
+
+    await asyncio.gather(*(shop_along(owner) for owner in owners))
+    await wait_until(lambda: units(ledger), 500)
+    assert await asyncio.to_thread(embedded.stop, process) == 0
+    rows = await ledger.pool.fetch("SELECT version FROM carts")
+    assert [row["version"] for row in rows] == [20] * 25
