@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -11,8 +12,9 @@ import typer
 import uvloop
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
 from cartsvc import __version__, demo, dev, identity, keys, process, rows, scripts, settings
 from cartsvc.dev import DevError
@@ -42,8 +44,16 @@ stock_app = typer.Typer(help="Stock counters.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(stock_app, name="stock")
 
+
+def _tenant(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(settings.TENANT_PATTERN, value):
+        raise typer.BadParameter(f"{value!r} is not a tenant id")
+    return value
+
+
 TenantOption = Annotated[
-    str | None, typer.Option("--tenant", help="Tenant; if not given, CARTSVC_TENANT.")
+    str | None,
+    typer.Option("--tenant", callback=_tenant, help="Tenant; if not given, CARTSVC_TENANT."),
 ]
 SkuArgument = Annotated[str, typer.Argument(help="<product>, or <product>/<variant>.")]
 
@@ -60,7 +70,10 @@ def main() -> None:
 def _told(error: Exception) -> str:
     match error:
         case NotWarm():
-            return "Redis has nothing of this tenant, though PostgreSQL knows it"
+            return (
+                "Redis has nothing of this tenant, though PostgreSQL knows it: the two do not "
+                "belong together, or Redis has lost its data"
+            )
         case UnknownSku(sku=sku):
             return f"the catalogue has no stock counter {sku!r}"
         case OutOfStock(sku=sku, free=free):
@@ -102,8 +115,7 @@ def serve() -> None:
     try:
         process.serve(values)
     except OSError as error:
-        where = f"port {values.port} on {values.host}"
-        raise DevError(f"{where} can't be used: {error.strerror}") from None
+        raise dev.unusable(values, error) from None
 
 
 @app.command()
@@ -146,12 +158,11 @@ def token(
 @app.command(name="keys")
 def keys_command() -> None:
     """Print what each key in Redis is."""
-    table = Table(show_lines=True)
-    for heading in ("key", "type", "written by", "holds"):
-        table.add_column(heading, overflow="fold")
+    page = Console(highlight=False)
     for row in keys.TABLE:
-        table.add_row(row.pattern, row.type, row.writer, row.holds)
-    Console(highlight=False).print(table, markup=False)
+        page.print(row.pattern, style="bold", soft_wrap=True, markup=False)
+        page.print(Padding(f"{row.type}, written by {row.writer}", (0, 0, 0, 4), expand=False))
+        page.print(Padding(Text(row.holds), (0, 0, 0, 4), expand=False))
 
 
 @catalog_app.command(name="import")
@@ -240,6 +251,7 @@ async def _import(place: _Place, file: str, set_stock: bool) -> Imported:
                 TimeElapsedColumn(),
                 console=err,
                 transient=True,
+                disable=not err.is_terminal,
             )
         )
         task = progress.add_task("import", total=None)
@@ -252,13 +264,19 @@ async def _import(place: _Place, file: str, set_stock: bool) -> Imported:
 
 
 def _prepare(values: Settings) -> None:
-    """Migrate, and import the demo catalogue into a tenant that has none."""
+    """Migrate, and import the demo catalogue into a tenant that has none.
+
+    Raises:
+        NotWarm: the tenant has a catalogue, but not in this Redis.
+    """
 
     async def command() -> None:
         async with _connected(values, None) as place:
             await place.ledger.migrate()
             if not await place.ledger.has_products(place.bucket.tenant):
                 await _import(place, str(demo.FILE), set_stock=False)
+            elif not await place.shelf.is_warm(place.bucket):
+                raise NotWarm
 
     _run(command())
 

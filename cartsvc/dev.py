@@ -62,7 +62,7 @@ def _run(
     stack: contextlib.ExitStack,
 ) -> None:
     stack.enter_context(_only_one(FOLDER))
-    _require_free(settings.host, settings.port)
+    _require_free(settings)
     settings, servers = _servers(settings, environ)
     for server in servers:
         say(f"starting {type(server).__name__}")
@@ -122,14 +122,20 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(settings: Settings) -> None:
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((settings.host, settings.port)):
             pass
     except OSError as error:
-        raise DevError(
-            f"port {port} on {host} can't be used ({error.strerror}): set {variable('port')}"
-        ) from None
+        raise unusable(settings, error) from None
+
+
+def unusable(settings: Settings, error: OSError) -> DevError:
+    """What to tell when the API's address can't be listened on."""
+    reason = os.strerror(error.errno or 0)
+    return DevError(
+        f"port {settings.port} on {settings.host} can't be used ({reason}): set {variable('port')}"
+    )
 
 
 def _servers(

@@ -67,12 +67,14 @@ class Importer:
         return done
 
     async def _open(self) -> None:
-        """Make a new bucket warm; one that was open before is not, unless Redis has it."""
-        is_new = await self.ledger.open_bucket(self.bucket)
-        if is_new:
-            await self.shelf.open(self.bucket)
-        elif not await self.shelf.is_warm(self.bucket):
-            raise NotWarm
+        """Make a new bucket warm; one that PostgreSQL knows has to be, or Redis has lost it."""
+        if await self.ledger.has_bucket(self.bucket):
+            if not await self.shelf.is_warm(self.bucket):
+                raise NotWarm
+            return
+        # Redis first: broken off in between, the next import finds a bucket that is still new.
+        await self.shelf.open(self.bucket)
+        await self.ledger.open_bucket(self.bucket)
 
     def _products(
         self, rows: Iterable[Row], refuse: Callable[[int, str], None]

@@ -68,10 +68,12 @@ class Ledger:
                     applied.append(f"{version:04d}_{name}")
         return applied
 
-    async def open_bucket(self, bucket: Bucket) -> bool:
-        """Record the bucket; False if it was recorded before."""
-        row = await self.pool.fetchrow(_q("open_bucket"), bucket.tenant, bucket.number)
-        return row is not None
+    async def has_bucket(self, bucket: Bucket) -> bool:
+        return bool(await self.pool.fetchval(_q("has_bucket"), bucket.tenant, bucket.number))
+
+    async def open_bucket(self, bucket: Bucket) -> None:
+        """Record the bucket: from now on workers flush it."""
+        await self.pool.execute(_q("open_bucket"), bucket.tenant, bucket.number)
 
     async def buckets(self) -> list[Bucket]:
         rows = await self.pool.fetch(_q("buckets"))

@@ -46,6 +46,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
     with socket.create_server((settings.host, settings.port), backlog=2048) as listening:

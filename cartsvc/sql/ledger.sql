@@ -1,9 +1,13 @@
+-- name: has_bucket
+-- Whether a bucket is recorded.
+-- $1 tenant, $2 bucket
+SELECT EXISTS (SELECT FROM buckets WHERE tenant = $1 AND bucket = $2);
+
 -- name: open_bucket
--- Record a bucket; returns a row only if it is new.
+-- Record a bucket.
 -- $1 tenant, $2 bucket
 INSERT INTO buckets (tenant, bucket) VALUES ($1, $2)
-ON CONFLICT DO NOTHING
-RETURNING tenant;
+ON CONFLICT DO NOTHING;
 
 -- name: buckets
 -- Every bucket there is.

@@ -1,0 +1,44 @@
+# Everything below needs Python 3.11 or newer and nothing else; the rest comes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test check format load lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+run: .venv/installed ## Run the service here with its own Valkey and PostgreSQL, until Ctrl-C
+	@exec $(BIN)/cartsvc dev
+
+test: .venv/installed ## Run every test, on real servers that it starts itself
+	$(BIN)/pytest -q
+
+check: .venv/installed ## Format, lint, types and tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+format: .venv/installed ## Bring the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+load: .venv/installed ## Rehearse a sale with Locust, against a running service or one it starts
+	$(BIN)/python -m loadtests
+
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-header --no-annotate --upgrade --quiet pyproject.toml -o requirements.lock
+
+clean: ## Remove what was installed and built, not the data in .cartsvc
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'cartsvc needs Python 3.11 or newer: make PYTHON=python3.x ...'; exit 1; }
+	@echo 'installing into .venv'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,186 @@
+"""The command line, as a process: what it prints, its exit status, and never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import jwt
+import pytest
+
+from cartsvc import __version__, embedded, keys
+from cartsvc.ledger import Ledger
+from cartsvc.scripts import Runner
+from tests.shop import LAMP, Shop
+
+SECRET = "a secret that is long enough for HS256"
+ROWS = f"""\
+{{"id": "{LAMP}", "name": "Lamp", "price": 29.99, "stock": 5}}
+{{"id": "tee", "name": "Tee", "price": 10, "variants": [{{"id": "s", "stock": 2}}]}}
+"""
+
+
+def run(*arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: v for name, v in os.environ.items() if not name.startswith("CARTSVC_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "cartsvc", *arguments],
+        input=stdin,
+        env={**clean, "COLUMNS": "200", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def servers(valkey: embedded.Valkey, database_url: str, runner: Runner) -> dict[str, str]:
+    """Where an empty Redis and an empty, migrated PostgreSQL are."""
+    return {"CARTSVC_REDIS_URL": valkey.url, "CARTSVC_DATABASE_URL": database_url}
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout == f"{__version__}\n"
+    commands = run("--help").stdout
+    for command in ("dev", "serve", "worker", "migrate", "catalog", "stock", "token", "keys"):
+        assert command in commands
+
+
+def test_keys_prints_every_row_of_the_table() -> None:
+    printed = run("keys").stdout
+    for row in keys.TABLE:
+        assert row.pattern in printed
+
+
+@pytest.mark.parametrize("kind", ["customer", "user", "service"])
+def test_token_is_signed_and_expires(kind: str) -> None:
+    done = run(
+        "token", "--sub", "42", "--type", kind, "--tenant", "acme", CARTSVC_JWT_SECRET=SECRET
+    )
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
+    assert (claims["sub"], claims["type"], claims["tenant"]) == ("42", kind, "acme")
+    assert claims["exp"] - claims["iat"] == 86_400
+
+
+def test_token_needs_a_secret_and_a_known_type() -> None:
+    assert run("token", "--sub", "42").stderr == "cartsvc: CARTSVC_JWT_SECRET: is not set\n"
+    short = run("token", "--sub", "42", CARTSVC_JWT_SECRET="short")
+    assert short.stderr == "cartsvc: CARTSVC_JWT_SECRET: is shorter than 32 bytes\n"
+    wrong = run("token", "--sub", "42", "--type", "root", CARTSVC_JWT_SECRET=SECRET)
+    assert wrong.returncode == 2
+    assert "'root' is not one of customer, user, service" in wrong.stderr
+
+
+def test_migrate_says_what_it_did(postgres: embedded.Postgres, database_url: str) -> None:
+    assert run("migrate", CARTSVC_DATABASE_URL=database_url).stdout == "already up to date\n"
+
+
+async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) -> None:
+    admin = await asyncpg.connect(postgres.url_of("postgres"))
+    await admin.execute("CREATE DATABASE empty")
+    try:
+        done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
+        assert done.stdout == "applied 0001_carts\n"
+    finally:
+        await admin.execute("DROP DATABASE empty")
+        await admin.close()
+
+
+async def test_import_from_a_file_and_from_stdin(
+    servers: dict[str, str], shop: Shop, ledger: Ledger, tmp_path: Path
+) -> None:
+    file = tmp_path / "catalogue.ndjson"
+    file.write_text(ROWS)
+    done = run("catalog", "import", str(file), **servers)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 products imported, 3 counters given stock, 0 rows refused\n"
+    assert await shop.redis.hgetall("stock:{default:0}") == {
+        LAMP.encode(): b"5",
+        b"tee": b"0",
+        b"tee/s": b"2",
+    }
+    again = run("catalog", "import", "-", stdin=ROWS, **servers)
+    assert again.stdout == "2 products imported, 0 counters given stock, 0 rows refused\n"
+    assert await ledger.pool.fetchval("SELECT count(*) FROM products") == 2
+
+
+async def test_import_names_bad_rows_and_imports_the_others(
+    servers: dict[str, str], ledger: Ledger
+) -> None:
+    done = run("catalog", "import", "-", stdin="{}\n" + ROWS + '{"id": 1\n', **servers)
+    assert done.returncode == 1
+    assert done.stdout == "2 products imported, 3 counters given stock, 2 rows refused\n"
+    first, second = done.stderr.splitlines()
+    assert first == "line 1: Object missing required field `id`"
+    assert second.startswith("line 4: ")
+    assert await ledger.pool.fetchval("SELECT count(*) FROM products") == 2
+
+
+async def test_import_for_a_tenant(servers: dict[str, str], shop: Shop) -> None:
+    run("catalog", "import", "-", "--tenant", "acme", stdin=ROWS, **servers)
+    assert await shop.redis.hget("stock:{acme:0}", LAMP) == b"5"
+    assert await shop.redis.exists("stock:{default:0}") == 0
+
+
+async def test_a_broken_tenant_is_refused(servers: dict[str, str], shop: Shop) -> None:
+    for arguments in (("catalog", "import", "-"), ("stock", "get", "a")):
+        done = run(*arguments, "--tenant", "a}:{b", stdin=ROWS, **servers)
+        assert done.returncode == 2
+        assert "tenant id" in done.stderr
+
+
+async def test_stock_get_set_add(servers: dict[str, str], shop: Shop) -> None:
+    run("catalog", "import", "-", stdin=ROWS, **servers)
+    assert run("stock", "get", LAMP, **servers).stdout == f"{LAMP}: 5 free, 5 received\n"
+    assert run("stock", "add", LAMP, "10", **servers).stdout == f"{LAMP}: 15 free, 15 received\n"
+    assert run("stock", "set", "tee/s", "7", **servers).stdout == "tee/s: 7 free, 7 received\n"
+    taken = run("stock", "add", LAMP, "--", "-3", **servers)
+    assert taken.stdout == f"{LAMP}: 12 free, 12 received\n"
+    assert await shop.redis.hget("stock:{default:0}", LAMP) == b"12"
+
+
+def test_stock_refusals_are_a_line(servers: dict[str, str]) -> None:
+    run("catalog", "import", "-", stdin=ROWS, **servers)
+    unknown = run("stock", "get", "nothing", **servers)
+    assert unknown.stderr == "cartsvc: the catalogue has no stock counter 'nothing'\n"
+    below = run("stock", "add", LAMP, "--", "-6", **servers)
+    assert below.stderr == f"cartsvc: only 5 units of '{LAMP}' are free\n"
+    assert run("stock", "set", LAMP, "-1", **servers).returncode == 2
+    assert run("stock", "set", LAMP, "many", **servers).returncode == 2
+
+
+AWAY = {
+    "CARTSVC_REDIS_URL": "redis://127.0.0.1:1/0",
+    "CARTSVC_DATABASE_URL": "postgresql://postgres@127.0.0.1:1/cartsvc",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "told"),
+    [
+        (["migrate"], AWAY, "PostgreSQL: "),
+        (["stock", "get", LAMP], AWAY, "PostgreSQL: "),
+        (["serve"], {"CARTSVC_PORT": "many"}, "CARTSVC_PORT: 'many' is not a whole number"),
+        (["worker"], {"CARTSVC_REDIS_URL": "localhost"}, "CARTSVC_REDIS_URL: 'localhost'"),
+        (["catalog", "import", "/nowhere/file"], AWAY, "/nowhere/file: No such file"),
+        (["catalog", "import", "/"], AWAY, "/: Is a directory"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], variables: dict[str, str], told: str) -> None:
+    done = run(*arguments, **variables)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"cartsvc: {told}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_redis_away_is_one_line(servers: dict[str, str]) -> None:
+    variables = {**servers, "CARTSVC_REDIS_URL": AWAY["CARTSVC_REDIS_URL"]}
+    done = run("catalog", "import", "-", stdin=ROWS, **variables)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cartsvc: Redis: ")
+    assert done.stderr.count("\n") == 1
+    # Broken off there, it left nothing that stands in the way of the next.
+    again = run("catalog", "import", "-", stdin=ROWS, **servers)
+    assert (again.returncode, again.stdout[:19]) == (0, "2 products imported")

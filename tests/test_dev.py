@@ -1,0 +1,235 @@
+"""`cartsvc dev`, as `make run` runs it: one command brings everything up, Ctrl-C takes it down."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from redis import Redis
+
+from cartsvc import demo, embedded
+from tests.conftest import free_port
+from tests.wait import wait_until
+
+REQUEST = {"product_id": demo.FIRST_PRODUCT, "quantity": 2, "session_id": "me"}
+
+
+class Dev:
+    """One run of it, in `folder`."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        clean = {name: v for name, v in os.environ.items() if not name.startswith("CARTSVC_")}
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cartsvc", "dev"],
+            cwd=folder,
+            env={**clean, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.said: list[str] = []
+
+    def until_ready(self) -> dict[str, str]:
+        """The addresses that it writes down, once it says that it is ready."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if line.startswith("Ctrl-C"):
+                words = shlex.split((self.folder / ".cartsvc/env").read_text())
+                return dict(word.split("=", 1) for word in words)
+        raise AssertionError(f"not ready: {self.said} {self.end()}")
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+        """Stop it; its exit status, and what it said on stdout and stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.end_by_itself()
+
+    def end_by_itself(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="cartsvc-dev-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def add(addresses: dict[str, str]) -> int:
+    answer = httpx.post(f"{addresses['CARTSVC_URL']}/api/cart", json=REQUEST)
+    return int(answer.json()["data"]["cart"]["total_items"])
+
+
+def is_open(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        with socket.create_connection((address.hostname, address.port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+async def units(database_url: str) -> int:
+    connection = await asyncpg.connect(database_url)
+    try:
+        query = "SELECT coalesce(sum(quantity), 0)::bigint FROM cart_items"
+        return int(await connection.fetchval(query))
+    finally:
+        await connection.close()
+
+
+SERVERS = ("CARTSVC_URL", "CARTSVC_REDIS_URL", "CARTSVC_DATABASE_URL")
+
+
+async def test_up_add_down_and_up_again(folder: Path) -> None:
+    port = str(free_port())
+    run = Dev(folder, CARTSVC_PORT=port)
+    first = run.until_ready()
+    assert list(first) == [*SERVERS, "CARTSVC_JWT_SECRET"]
+    assert first["CARTSVC_URL"] == f"http://127.0.0.1:{port}"
+    assert stat.S_IMODE((folder / ".cartsvc/env").stat().st_mode) == 0o600
+    assert add(first) == 2
+    with Redis.from_url(first["CARTSVC_REDIS_URL"]) as redis:
+        cart = redis.hgetall("cart:{default:0}:session:me")
+        assert cart[f"q:{demo.FIRST_PRODUCT}".encode()] == b"2"
+        assert redis.config_get("appendonly") == {"appendonly": "yes"}
+    await wait_until(lambda: units(first["CARTSVC_DATABASE_URL"]), 2)
+
+    status, out, err = run.end()
+    assert (status, out.splitlines()[-1]) == (0, "stopped"), err
+    assert "Traceback" not in err
+    assert [url for url in SERVERS if is_open(first[url])] == []
+
+    # As someone does who has sourced the addresses: they are still its own servers.
+    again = Dev(folder, CARTSVC_PORT=port, **first)
+    assert again.until_ready() == first
+    assert await units(first["CARTSVC_DATABASE_URL"]) == 2
+    assert add(first) == 4
+    assert again.end(signal.SIGTERM)[0] == 0
+    assert [url for url in SERVERS if is_open(first[url])] == []
+
+
+def test_the_curl_line_works_as_it_is_printed(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    run.until_ready()
+    try:
+        [line] = [line for line in run.said if line.startswith("try: ")]
+        done = subprocess.run(
+            ["sh", "-c", line.removeprefix("try: ")], capture_output=True, text=True, check=True
+        )
+        assert '"total_items":2' in done.stdout
+    finally:
+        run.end()
+
+
+async def test_servers_of_ones_own_are_used_and_the_last_flush_is_done(
+    folder: Path, valkey: embedded.Valkey, database_url: str
+) -> None:
+    with Redis.from_url(valkey.url) as redis:
+        redis.flushall()
+    run = Dev(
+        folder,
+        CARTSVC_PORT=str(free_port()),
+        CARTSVC_REDIS_URL=valkey.url,
+        CARTSVC_DATABASE_URL=database_url,
+        CARTSVC_FLUSH_INTERVAL_S="3600",
+    )
+    addresses = run.until_ready()
+    assert addresses["CARTSVC_REDIS_URL"] == valkey.url
+    assert addresses["CARTSVC_DATABASE_URL"] == database_url
+    assert not (folder / ".cartsvc/valkey").exists()
+    assert not (folder / ".cartsvc/postgres").exists()
+    add(addresses)
+    assert run.end()[0] == 0
+    assert await units(database_url) == 2
+    assert is_open(valkey.url)
+
+
+def test_a_taken_port_is_told_in_a_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, out, err = Dev(folder, CARTSVC_PORT=str(port)).end_by_itself()
+    assert (status, out) == (1, "")
+    assert err == (
+        f"cartsvc: port {port} on 127.0.0.1 can't be used (Address already in use): "
+        "set CARTSVC_PORT\n"
+    )
+
+
+def test_a_second_one_in_the_folder_is_told_in_a_line(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    run.until_ready()
+    status, _, err = Dev(folder, CARTSVC_PORT=str(free_port())).end_by_itself()
+    assert status == 1
+    assert err == f"cartsvc: another `cartsvc dev` is using {folder}/.cartsvc\n"
+    assert run.end()[0] == 0
+
+
+def test_an_impatient_ctrl_c_does_not_spoil_the_order(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    addresses = run.until_ready()
+    for _ in range(20):
+        run.process.send_signal(signal.SIGINT)
+    status, out, err = run.end()
+    assert (status, out.splitlines()[-1]) == (0, "stopped"), err
+    assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+def test_a_child_that_dies_ends_it_all(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    addresses = run.until_ready()
+    [api] = [
+        child
+        for child in psutil.Process(run.process.pid).children()
+        if child.cmdline()[-1] == "serve"
+    ]
+    api.kill()
+    status, _, err = run.end_by_itself()
+    assert status == 1
+    assert err.splitlines()[-1] == "cartsvc: cartsvc serve ended with status -9"
+    assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word to orphans is Linux's")
+async def test_killed_it_leaves_nothing_in_the_next_ones_way(folder: Path) -> None:
+    port = str(free_port())
+    run = Dev(folder, CARTSVC_PORT=port)
+    addresses = run.until_ready()
+    assert add(addresses) == 2
+    run.end(signal.SIGKILL)
+    await wait_until(lambda: not any(is_open(addresses[url]) for url in SERVERS[:2]))
+    again = Dev(folder, CARTSVC_PORT=port)
+    assert again.until_ready() == addresses
+    assert add(addresses) == 4
+    assert again.end()[0] == 0
+    assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another way for PostgreSQL")
+async def test_postgres_runs_for_root_without_user_namespaces(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = embedded._runs
+    monkeypatch.setattr(embedded, "_runs", lambda prefix: prefix[0] != "unshare" and runs(prefix))
+    server = embedded.Postgres(folder / "postgres", durable=False)
+    with embedded.running(server):
+        connection = await asyncpg.connect(server.url)
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+    assert not is_open(server.url)
