@@ -44,6 +44,7 @@ def connect(url: str, *, timeout_s: float) -> Redis:
     pool = ConnectionPool.from_url(
         url,
         socket_connect_timeout=timeout_s,
+        socket_timeout=timeout_s,
         protocol=2,
         # Said outright, since the client's default elsewhere is to repeat a command whose reply
         # was lost: an add would count twice.
