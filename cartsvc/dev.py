@@ -132,10 +132,11 @@ def _require_free(settings: Settings) -> None:
 
 def unusable(settings: Settings, error: OSError) -> DevError:
     """What to tell when the API's address can't be listened on."""
-    reason = os.strerror(error.errno or 0)
-    return DevError(
-        f"port {settings.port} on {settings.host} can't be used ({reason}): set {variable('port')}"
-    )
+    # The strerror of an address that does not resolve is right, that of a taken one is a sentence.
+    is_unknown = isinstance(error, socket.gaierror)
+    reason = error.strerror if is_unknown else os.strerror(error.errno or 0)
+    name = variable("host" if is_unknown else "port")
+    return DevError(f"port {settings.port} on {settings.host} can't be used ({reason}): set {name}")
 
 
 def _servers(
@@ -169,7 +170,7 @@ def _kept_secret(file: Path) -> str:
     """A secret that stays the same between runs, so that tokens do too."""
     if not file.exists():
         with _private(file) as new:
-            new.write(secrets.token_urlsafe(configuration.MIN_SECRET_BYTES))
+            new.write(secrets.token_urlsafe(configuration.MIN_SECRET_CHARACTERS))
     return file.read_text()
 
 

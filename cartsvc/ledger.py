@@ -84,11 +84,11 @@ class Ledger:
 
     async def put_products(
         self, tenant: str, currency: str, products: Sequence[Product], *, set_stock: bool
-    ) -> set[str]:
+    ) -> dict[str, int]:
         """Write catalogue records; `products` has each id once.
 
-        A counter's stock is recorded if it is new, or for all with `set_stock`.
-        Returns which of the products' SKUs have a counter of their own.
+        Stock is recorded for counters that are new, or with `set_stock` for all that are named.
+        Returns the recorded stock of each SKU of the products that has a counter of its own.
         """
         variants = [
             (product.id, variant.id, variant.name, variant.price_minor, position)
@@ -116,7 +116,7 @@ class Ledger:
             await connection.execute(_q("insert_stock"), tenant, *_columns(counters, 2))
             skus = [sku for product in products for sku in product.skus()]
             rows = await connection.fetch(_q("counters"), tenant, skus)
-        return {row["sku"] for row in rows}
+        return {row["sku"]: row["received"] for row in rows}
 
     @contextlib.asynccontextmanager
     async def stock_change(self, tenant: str, sku: str) -> AsyncIterator["StockChange"]:

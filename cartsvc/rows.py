@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -19,10 +19,27 @@ MAX_ROW_CHARS = 4_000_000
 """A JSON array whose element is longer than this is not a catalogue."""
 
 _CHUNK = 1 << 16
-_LISTS = ("images", "variants")
+_REQUIRED = {"id", "name", "price"}
+_LISTS = {"images", "variants"}
+
+_BOM = b"\xef\xbb\xbf"
 
 _ndjson = msgspec.json.Decoder(ProductRow)
-_json = json.JSONDecoder(parse_float=Decimal)
+
+
+def _decimal(text: str) -> Decimal:
+    """A number of a JSON text; one that no price can be is its row's fault, not the file's."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        return Decimal("Infinity")
+
+
+def _int(text: str) -> int | Decimal:
+    return int(text) if len(text) < 20 else Decimal("Infinity")
+
+
+_json = json.JSONDecoder(parse_float=_decimal, parse_int=_int)
 
 
 class Row(NamedTuple):
@@ -35,39 +52,49 @@ class Row(NamedTuple):
 
 def read(file: BinaryIO) -> Iterator[Row]:
     """The rows of a catalogue file."""
-    reader = file if isinstance(file, io.BufferedReader) else io.BufferedReader(_Raw(file))
-    head = reader.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if head.startswith(b"["):
-        return _array(_text(reader))
-    if head.startswith(b"{"):
-        return _lines(reader)
-    return _csv(_text(reader, newline=""))
+    head = b""
+    # A pipe may give a byte at a time: go on until there is a character that tells.
+    while len(head) < len(_BOM) or not head.removeprefix(_BOM).strip():
+        piece = file.read(_CHUNK)
+        if not piece:
+            break
+        head += piece
+    reader = cast(BinaryIO, io.BufferedReader(_Rejoined(head, file)))
+    match head.removeprefix(_BOM).lstrip()[:1]:
+        case b"[":
+            return _array(_text(reader))
+        case b"{":
+            return _lines(reader)
+        case _:
+            return _csv(_text(reader, newline=""))
 
 
-class _Raw(io.RawIOBase):
-    """A stream without `peek`, such as one in memory, as one that can be buffered."""
+class _Rejoined(io.RawIOBase):
+    """A stream with what was read of it in front again."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(data) :]
         buffer[: len(data)] = data
         return len(data)
 
 
-def _text(reader: io.BufferedReader, newline: str | None = None) -> io.TextIOWrapper:
+def _text(reader: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
     # Bytes that are not UTF-8 become surrogates, which the row's own check refuses: one bad row
     # does not end the file.
     return io.TextIOWrapper(reader, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
-def _lines(reader: io.BufferedReader) -> Iterator[Row]:
+def _lines(reader: BinaryIO) -> Iterator[Row]:
     for number, line in enumerate(reader, 1):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        text = line.removeprefix(_BOM) if number == 1 else line
         if text.strip():
             try:
                 yield Row(number, _ndjson.decode(text))
@@ -84,8 +111,11 @@ def _array(file: io.TextIOWrapper) -> Iterator[Row]:
         line = window.line
         try:
             element = window.value()
-        except (ValueError, RecursionError) as error:
-            yield Row(line, None, str(error))
+        except json.JSONDecodeError as error:
+            yield Row(line, None, f"not JSON: {error.msg}")
+            return
+        except RecursionError:
+            yield Row(line, None, "nested too deeply")
             return
         yield _converted(line, element)
         if window.next() == ",":
@@ -93,6 +123,9 @@ def _array(file: io.TextIOWrapper) -> Iterator[Row]:
         elif window.next() != "]":
             yield Row(window.line, None, "expected ',' or ']' after an element")
             return
+    window.skip()
+    if window.next():
+        yield Row(window.line, None, "there is more behind the end of the array")
 
 
 class _Window:
@@ -137,29 +170,51 @@ class _Window:
 
 def _csv(file: io.TextIOWrapper) -> Iterator[Row]:
     """Rows by the names in the first line; lists (`images`, `variants`) as JSON in their cell."""
-    table = csv.DictReader(file, strict=True)
-    if not {"id", "name", "price"} <= set(table.fieldnames or ()):
-        yield Row(1, None, "the first line must name the columns: at least id, name and price")
-        return
+    names: list[str] = []
+    for line, cells, problem in _csv_lines(csv.reader(file, strict=True)):
+        if problem and names:
+            yield Row(line, None, problem)
+        elif names:
+            yield _csv_row(line, names, cells)
+        elif not set(cells) >= _REQUIRED:
+            yield Row(line, None, problem or _NO_NAMES)
+            return
+        else:
+            names = cells
+    if not names:
+        yield Row(1, None, _NO_NAMES)
+
+
+_NO_NAMES = "the first line must name the columns: at least id, name and price"
+
+
+def _csv_lines(table: Any) -> Iterator[tuple[int, list[str], str]]:
+    """(line on which it begins, cells, problem) of every line that is not blank."""
     while True:
-        first = table.line_num + 1
+        line = table.line_num + 1
         try:
             cells = next(table, None)
         except csv.Error as error:
-            yield Row(first, None, str(error))
+            yield line, [], str(error)
             continue
         if cells is None:
             return
-        if None in cells:
-            yield Row(first, None, "more cells than the first line has columns")
-            continue
-        filled = {name: cell for name, cell in cells.items() if cell}
+        if cells:
+            yield line, cells, ""
+
+
+def _csv_row(line: int, names: list[str], cells: list[str]) -> Row:
+    if len(cells) > len(names):
+        return Row(line, None, "more cells than the first line has columns")
+    fields: dict[str, object] = {
+        name: cell for name, cell in zip(names, cells, strict=False) if cell
+    }
+    for name in _LISTS & set(fields):
         try:
-            lists = {name: _json.decode(filled[name]) for name in _LISTS if name in filled}
-        except (ValueError, RecursionError) as error:
-            yield Row(first, None, f"images and variants are JSON arrays in their cell: {error}")
-            continue
-        yield _converted(first, {**filled, **lists}, from_text=True)
+            fields[name] = _json.decode(str(fields[name]))
+        except (ValueError, RecursionError):
+            return Row(line, None, f"{name} is not a JSON array")
+    return _converted(line, fields, from_text=True)
 
 
 def _converted(line: int, fields: object, *, from_text: bool = False) -> Row:

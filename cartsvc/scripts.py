@@ -40,7 +40,12 @@ def load(name: str) -> Script:
 
 
 def connect(url: str, *, timeout_s: float) -> Redis:
-    """A client that opens connections when they are needed; nothing happens before that."""
+    """A client that opens connections when they are needed; nothing happens before that.
+
+    `timeout_s` is how long a connection may be silent. It is the backstop for what does not go
+    through a `Runner`, whose own deadline has to be the shorter one: two that pass at the same
+    moment can cancel each other out inside the client.
+    """
     pool = ConnectionPool.from_url(
         url,
         socket_connect_timeout=timeout_s,

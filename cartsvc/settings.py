@@ -1,8 +1,8 @@
 """Settings: read once from the environment, typed, and refused by name when they are wrong."""
 
-import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,8 +14,17 @@ class SettingError(ValueError):
     """A setting that can't be used: names the variable, its value and what was expected."""
 
 
-def _setting(default: Any, doc: str, *, at_least: float | None = None) -> Any:
-    return field(default=default, metadata={"doc": doc, "at_least": at_least})
+def _setting(
+    default: Any,
+    doc: str,
+    *,
+    at_least: float | None = None,
+    at_most: float = sys.maxsize,
+    secret: bool = False,
+) -> Any:
+    bounds = None if at_least is None else (at_least, at_most)
+    metadata = {"doc": doc, "bounds": bounds, "secret": secret}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +32,17 @@ class Settings:
     """One value a field; field `redis_url` is read from `CARTSVC_REDIS_URL`."""
 
     host: str = _setting("127.0.0.1", "address the API listens on")
-    port: int = _setting(8000, "port the API listens on", at_least=0)
-    redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey")
-    database_url: str = _setting("postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14")
-    jwt_secret: str = _setting("", "secret that signs tokens (HS256); `cartsvc token` needs it")
+    port: int = _setting(8000, "port the API listens on", at_least=0, at_most=65_535)
+    redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey", secret=True)
+    database_url: str = _setting(
+        "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14", secret=True
+    )
+    jwt_secret: str = _setting(
+        "", "secret that signs tokens (HS256); `cartsvc token` needs it", secret=True
+    )
     tenant: str = _setting("default", "tenant of the contracts that name none")
     currency: str = _setting("USD", "the one currency of prices, an ISO 4217 code")
-    max_lines: int = _setting(50, "distinct lines a cart may hold", at_least=1)
+    max_lines: int = _setting(50, "distinct lines a cart may hold", at_least=1, at_most=1_000)
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
         0.8, "longest wait for Redis in a request; then 503", at_least=0.01
@@ -41,18 +54,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, pattern, expected in _SHAPES:
-            value = getattr(self, name)
-            if not re.fullmatch(pattern, value):
-                raise SettingError(f"{variable(name)}: {value!r} is not {expected}")
-        if 0 < len(self.jwt_secret.encode()) < MIN_SECRET_BYTES:
-            # The value itself is not for a terminal or a log.
-            raise SettingError(
-                f"{variable('jwt_secret')}: is shorter than {MIN_SECRET_BYTES} bytes"
-            )
+            if not re.fullmatch(pattern, getattr(self, name)):
+                raise SettingError(f"{self._told(name)} is not {expected}")
+
+    def _told(self, name: str) -> str:
+        """Variable and value, but not a value that is not for a terminal or a log."""
+        if self.__dataclass_fields__[name].metadata["secret"]:
+            return f"{variable(name)}:"
+        return f"{variable(name)}: {getattr(self, name)!r}"
 
 
-MIN_SECRET_BYTES = 32
-"""HS256 is as strong as its key is long (RFC 7518, 3.2)."""
+# HS256 is as strong as its key is long (RFC 7518, 3.2).
+MIN_SECRET_CHARACTERS = 32
 
 # Braces and colons would move the hash tag of every key of the tenant.
 TENANT_PATTERN = r"[A-Za-z0-9_-]{1,64}"
@@ -61,6 +74,11 @@ _SHAPES = (
     ("tenant", TENANT_PATTERN, "a tenant id (letters, digits, _ and -, at most 64)"),
     ("currency", r"[A-Z]{3}", "a currency code of three capital letters"),
     ("log_level", r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+    (
+        "jwt_secret",
+        rf"(?s)([^\ud800-\udfff]{{{MIN_SECRET_CHARACTERS},}})?",
+        f"a text of at least {MIN_SECRET_CHARACTERS} characters",
+    ),
     ("redis_url", r"(redis|rediss|unix)://\S+", "a redis://, rediss:// or unix:// URL"),
     ("database_url", r"postgres(ql)?://\S+", "a postgresql:// URL"),
 )
@@ -95,7 +113,8 @@ def _parse(name: str, text: str) -> Any:
         value = kind(text)
     except ValueError:
         raise SettingError(f"{variable(name)}: {text!r} is not {_KINDS[kind]}") from None
-    least = setting.metadata["at_least"]
-    if least is not None and not least <= value < math.inf:
-        raise SettingError(f"{variable(name)}: {text!r} is not {_KINDS[kind]} from {least} up")
+    if setting.metadata["bounds"] is not None:
+        least, most = setting.metadata["bounds"]
+        if not least <= value <= most:
+            raise SettingError(f"{variable(name)}: {text!r} is not between {least} and {most}")
     return value

@@ -1,6 +1,6 @@
 """What Redis keeps of catalogue and stock: the records that an add reads, and the counters."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from cartsvc.catalog import Product, record
 from cartsvc.keys import Bucket
@@ -10,7 +10,8 @@ from cartsvc.scripts import Argument, Runner
 class Shelf:
     """Records and counters of every bucket.
 
-    Methods raise the `Refused` or `Unavailable` error that their script's reply stands for.
+    What runs a script raises the `Refused` or `Unavailable` error that its reply stands for, what
+    only reads raises the client's own.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -27,27 +28,27 @@ class Shelf:
         self,
         bucket: Bucket,
         products: Sequence[Product],
-        counters: Collection[str],
+        counters: Mapping[str, int],
         *,
         set_stock: bool,
     ) -> int:
-        """Write products, each in one script; `counters` are the SKUs that have a counter.
+        """Write products, each in one script; `counters` has the stock of SKUs with a counter.
 
-        Returns how many counters were given their stock: the new ones, or with `set_stock` all
-        whose stock is named.
+        Returns how many counters were given their stock: the ones that Redis did not have, or
+        with `set_stock` all whose stock the product names.
         """
         calls = [self._put(bucket, product, counters, set_stock) for product in products]
         return sum(await self.runner.run_many("product_put", calls))
 
     @staticmethod
     def _put(
-        bucket: Bucket, product: Product, counters: Collection[str], set_stock: bool
+        bucket: Bucket, product: Product, counters: Mapping[str, int], set_stock: bool
     ) -> tuple[list[str], list[Argument]]:
-        stock = product.counters()
         named = dict(product.stock_of()) if set_stock else {}
-        arguments: list[Argument] = [len(stock)]
-        for sku, units in stock.items():
-            arguments += (sku, units, "set" if sku in named else "new")
+        own = [sku for sku in product.skus() if sku in counters]
+        arguments: list[Argument] = [len(own)]
+        for sku in own:
+            arguments += (sku, counters[sku], "set" if sku in named else "new")
         arguments += record(product, counters)
         return [bucket.product(product.id), bucket.seq, bucket.stock], arguments
 

@@ -62,8 +62,7 @@ class Shop:
             variants=[VariantRow(id=id_, stock=units) for id_, units in variants],
         )
         product = catalog.product(row, "USD")
-        counters = set(product.counters())
-        await self.shelf.put(self.bucket, [product], counters, set_stock=set_stock)
+        await self.shelf.put(self.bucket, [product], product.counters(), set_stock=set_stock)
 
     async def add(
         self, quantity: int = 1, product_id: str = LAMP, variant_id: str | None = None

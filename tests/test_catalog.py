@@ -54,9 +54,11 @@ def test_refuses_an_id_that_would_break_a_key(written: str) -> None:
 
 
 def test_a_variant_has_its_own_price_or_the_products() -> None:
-    product = made(variants=[VariantRow(id="s", price=Decimal("19.50")), VariantRow(id="m")])
+    prices = [Decimal("19.50"), Decimal(0), None]
+    variants = [VariantRow(id=number, price=price) for number, price in enumerate(prices)]
+    product = made(variants=variants)
     assert product.price_minor == 2200
-    assert [variant.price_minor for variant in product.variants] == [1950, 2200]
+    assert [variant.price_minor for variant in product.variants] == [1950, 0, 2200]
 
 
 @pytest.mark.parametrize("price", ["-1", "0.001", "NaN", "10000000.01"])

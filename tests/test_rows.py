@@ -207,6 +207,11 @@ def test_a_line_that_is_no_csv_does_not_move_those_behind_it(bad: bytes) -> None
     assert seen(read(data)) == [(2, "mug"), (3, None), (4, None), (5, "lamp"), (6, None)]
 
 
+def test_cells_beyond_the_columns_are_told() -> None:
+    [row] = read(b"id,name,price\nmug,Mug,1,2\n")
+    assert (row.row, row.problem) == (None, "more cells than the first line has columns")
+
+
 def test_a_quote_that_is_never_closed_is_told_by_its_line() -> None:
     data = b'id,name,price\nmug,Mug,1\ntee,"Tee,1\nlamp,Lamp,1\n'
     assert seen(read(data)) == [(2, "mug"), (3, None)]

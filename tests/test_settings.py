@@ -84,22 +84,24 @@ def test_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(variable: str, text: str) -> None:
     with pytest.raises(SettingError) as refused:
         settings.read({variable: text})
-    assert str(refused.value).startswith(f"{variable}: {text!r} is not ")
+    told = str(refused.value)
+    if variable.endswith("_URL"):
+        # There may be a password in it.
+        assert told.startswith(f"{variable}: is not ")
+        assert text not in told
+    else:
+        assert told.startswith(f"{variable}: {text!r} is not ")
 
 
 # A byte of the environment that is not UTF-8 comes as a surrogate.
 @pytest.mark.parametrize(
-    "secret", ["short-secret", "x" * 31, "\udcff" * 32], ids=["short", "31 bytes", "not UTF-8"]
+    "secret", ["short-secret", "x" * 31, "\udcff" * 32], ids=["short", "31 characters", "not UTF-8"]
 )
 def test_a_secret_that_can_not_be_used_is_refused_without_printing_it(secret: str) -> None:
     with pytest.raises(SettingError) as refused:
         settings.read({"CARTSVC_JWT_SECRET": secret})
     assert str(refused.value).startswith("CARTSVC_JWT_SECRET: ")
     assert secret not in str(refused.value)
-
-
-def test_a_secret_is_measured_in_bytes() -> None:
-    assert settings.read({"CARTSVC_JWT_SECRET": "ü" * 16}).jwt_secret == "ü" * 16
 
 
 def test_printed_settings_do_not_show_the_secret() -> None:

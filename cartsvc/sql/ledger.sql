@@ -124,9 +124,9 @@ ORDER BY sku
 ON CONFLICT (tenant, sku) DO UPDATE SET received = excluded.received, updated_at = now();
 
 -- name: counters
--- Which of the SKUs have a counter of their own.
+-- The recorded stock of those SKUs that have a counter of their own.
 -- $1 tenant, $2 skus
-SELECT sku FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
+SELECT sku, received FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
 
 -- name: lock_stock
 -- The recorded stock of a counter; locks the row until the transaction ends.
