@@ -18,7 +18,7 @@ from cartsvc.store import Store
 
 def create_app(settings: Settings) -> Starlette:
     """The service. Connects to nothing before the first request."""
-    redis = scripts.connect(settings.redis_url, timeout_s=2 * settings.redis_timeout_s)
+    redis = scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     runner = Runner(
         redis, timeout_s=settings.redis_timeout_s, connections=settings.redis_connections
     )

@@ -232,7 +232,9 @@ class _Place(NamedTuple):
 @contextlib.asynccontextmanager
 async def _connected(values: Settings, tenant: str | None) -> AsyncIterator[_Place]:
     ledger = await Ledger.connect(values.database_url)
-    redis = scripts.connect(values.redis_url, timeout_s=2 * process.BULK_TIMEOUT_S)
+    redis = scripts.connect(
+        values.redis_url, timeout_s=process.BULK_TIMEOUT_S, silence_s=process.BULK_TIMEOUT_S
+    )
     try:
         shelf = Shelf(Runner(redis, timeout_s=process.BULK_TIMEOUT_S))
         yield _Place(ledger, shelf, Bucket(tenant or values.tenant), values.currency)

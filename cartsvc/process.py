@@ -58,7 +58,7 @@ async def work(settings: Settings) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    redis = scripts.connect(settings.redis_url, timeout_s=2 * BULK_TIMEOUT_S)
+    redis = scripts.connect(settings.redis_url, timeout_s=BULK_TIMEOUT_S, silence_s=BULK_TIMEOUT_S)
     ledger = await Ledger.connect(settings.database_url)
     worker = Worker(
         Backlog(Runner(redis, timeout_s=BULK_TIMEOUT_S)),

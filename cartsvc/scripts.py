@@ -39,17 +39,17 @@ def load(name: str) -> Script:
     return compiled(name, (FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
 
 
-def connect(url: str, *, timeout_s: float) -> Redis:
+def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Redis:
     """A client that opens connections when they are needed; nothing happens before that.
 
-    `timeout_s` is how long a connection may be silent. It is the backstop for what does not go
-    through a `Runner`, whose own deadline has to be the shorter one: two that pass at the same
-    moment can cancel each other out inside the client.
+    `timeout_s` bounds the connecting. `silence_s` bounds the wait for any reply, for those who do
+    not only call through a `Runner`, which has its deadline. Requests go without it: to keep it the
+    client uses `asyncio.wait_for`, and that can swallow the deadline of the Runner in Python 3.11.
     """
     pool = ConnectionPool.from_url(
         url,
         socket_connect_timeout=timeout_s,
-        socket_timeout=timeout_s,
+        socket_timeout=silence_s,
         protocol=2,
         # Said outright, since the client's default elsewhere is to repeat a command whose reply
         # was lost: an add would count twice.
