@@ -49,7 +49,10 @@ def run(
     """
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
-            _run(settings, environ, prepare, say, stack)
+            try:
+                _run(settings, environ, prepare, say, stack)
+            finally:
+                _ignore_signals()
     except KeyboardInterrupt:
         say("stopped")
 
@@ -75,7 +78,6 @@ def _run(
         children[command] = start(command, settings, environ)
         stack.callback(embedded.stop, children[command])
     stack.callback(say, "stopping: API, worker (last flush), servers")
-    stack.callback(_ignore_signals)
     for line in _summary(settings):
         say(line)
     while True:

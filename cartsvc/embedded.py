@@ -246,6 +246,7 @@ def running(*servers: Valkey | Postgres) -> Iterator[None]:
     """Start the servers, and stop them in reverse order."""
     with contextlib.ExitStack() as stack:
         for server in servers:
-            server.start()
+            # Before the start: a Ctrl-C in the middle of it leaves something to stop, too.
             stack.callback(server.stop)
+            server.start()
         yield

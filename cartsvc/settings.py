@@ -32,7 +32,7 @@ class Settings:
     """One value a field; field `redis_url` is read from `CARTSVC_REDIS_URL`."""
 
     host: str = _setting("127.0.0.1", "address the API listens on")
-    port: int = _setting(8000, "port the API listens on", at_least=0, at_most=65_535)
+    port: int = _setting(8000, "port the API listens on", at_least=1, at_most=65_535)
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey", secret=True)
     database_url: str = _setting(
         "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14", secret=True

@@ -45,13 +45,17 @@ class Dev:
 
     def until_ready(self) -> dict[str, str]:
         """The addresses that it writes down, once it says that it is ready."""
+        self.until_said("Ctrl-C")
+        words = shlex.split((self.folder / ".cartsvc/env").read_text())
+        return dict(word.split("=", 1) for word in words)
+
+    def until_said(self, beginning: str) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said.append(line)
-            if line.startswith("Ctrl-C"):
-                words = shlex.split((self.folder / ".cartsvc/env").read_text())
-                return dict(word.split("=", 1) for word in words)
-        raise AssertionError(f"not ready: {self.said} {self.end()}")
+            if line.startswith(beginning):
+                return
+        raise AssertionError(f"never said {beginning!r}: {self.said} {self.end()}")
 
     def end(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
         """Stop it; its exit status, and what it said on stdout and stderr."""
@@ -189,6 +193,20 @@ def test_an_impatient_ctrl_c_does_not_spoil_the_order(folder: Path) -> None:
     status, out, err = run.end()
     assert (status, out.splitlines()[-1]) == (0, "stopped"), err
     assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+@pytest.mark.parametrize("moment", ["starting Postgres", "starting Valkey", "preparing"])
+def test_a_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path, moment: str) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    run.until_said(moment)
+    status, out, err = run.end()
+    assert (status, out.splitlines()[-1]) == (0, "stopped"), err
+    ports = [int(file.read_text()) for file in (folder / ".cartsvc").glob("*/port")]
+    assert [port for port in ports if is_open(f"tcp://127.0.0.1:{port}")] == []
+    # What was half made does not stand in the way of the next.
+    again = Dev(folder, CARTSVC_PORT=str(free_port()))
+    assert add(again.until_ready()) == 2
+    again.end()
 
 
 def test_a_child_that_dies_ends_it_all(folder: Path) -> None:
