@@ -86,7 +86,7 @@ async def test_redis_and_postgres_may_go_and_come_back(
     await open_shop.add(2)
     worker.ledger = ledger
     await wait_until(lambda: units(ledger), 2)
-    assert "flush goes on" in caplog.text
+    await wait_until(lambda: "flush goes on" in caplog.text)
     stop.set()
     assert await loop is True
     # Told once, however many passes failed.
