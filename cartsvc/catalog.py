@@ -109,7 +109,7 @@ class ProductRow(msgspec.Struct):
     images: list[str] | None = None
     active: bool = True
     stock: int | None = None
-    variants: list[VariantRow] = msgspec.field(default_factory=list)
+    variants: list[VariantRow] | None = None
 
 
 def product(row: ProductRow, currency: str) -> Product:
@@ -122,7 +122,7 @@ def product(row: ProductRow, currency: str) -> Product:
         raise ValueError(f"currency {row.currency!r} is not the tenant's, {currency}")
     price_minor = money.to_minor(row.price)
     images = [*([row.image_url] if row.image_url else []), *(row.images or [])]
-    if len(images) > MAX_IMAGES or len(row.variants) > MAX_VARIANTS:
+    if len(images) > MAX_IMAGES or len(row.variants or ()) > MAX_VARIANTS:
         raise ValueError(f"more than {MAX_IMAGES} images or {MAX_VARIANTS} variants")
     variants = [
         Variant(
@@ -131,7 +131,7 @@ def product(row: ProductRow, currency: str) -> Product:
             price_minor=price_minor if variant.price is None else money.to_minor(variant.price),
             stock=_units(variant.stock),
         )
-        for variant in row.variants
+        for variant in row.variants or ()
     ]
     if len({variant.id for variant in variants}) < len(variants):
         raise ValueError("two variants have the same id")

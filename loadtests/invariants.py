@@ -25,7 +25,7 @@ async def violations(
     try:
         found = []
         if not await _caught_up(redis, bucket):
-            found.append(f"PostgreSQL has not caught up within {CATCH_UP_S:.0f} s")
+            found.append(f"PostgreSQL has not caught up within {CATCH_UP_S:g} s")
         stock = {
             key.decode(): int(units) for key, units in (await redis.hgetall(bucket.stock)).items()
         }

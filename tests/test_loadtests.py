@@ -1,0 +1,118 @@
+"""The rehearsal: its shoppers do what shoppers do, and its checks see what is wrong."""
+
+import asyncio
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cartsvc import embedded, flush, importer, rows
+from cartsvc.backlog import Backlog
+from cartsvc.demo import FILE
+from cartsvc.ledger import Ledger
+from loadtests import invariants
+from loadtests.__main__ import LOCUSTFILE
+from tests.shop import LAMP, Shop
+
+ANNS_CART = "cart:{default:0}:session:ann"
+
+
+@pytest.fixture
+async def flushed_shop(shop: Shop, ledger: Ledger) -> Shop:
+    """A shop whose one cart is in PostgreSQL."""
+    await ledger.open_bucket(shop.bucket)
+    await shop.sell("tee", stock=5, variants=[("navy", None), ("s", 3)])
+    await shop.add(3, "tee", "navy")
+    await shop.add(2, "tee")
+    await shop.add(3, "tee", "s")
+    await flush.carts(Backlog(shop.runner), ledger, shop.bucket, 10)
+    return shop
+
+
+async def violations(shop: Shop, valkey: embedded.Valkey, database_url: str) -> list[str]:
+    return await invariants.violations(valkey.url, database_url, shop.bucket, max_lines=3)
+
+
+async def test_all_is_well(flushed_shop: Shop, valkey: embedded.Valkey, database_url: str) -> None:
+    assert await violations(flushed_shop, valkey, database_url) == []
+
+
+@pytest.mark.parametrize(
+    ("sku", "counter", "units"), [("tee/navy", "tee", 6), ("tee/s", "tee/s", 4)]
+)
+async def test_a_cart_with_more_than_there_is_is_seen(
+    flushed_shop: Shop,
+    valkey: embedded.Valkey,
+    database_url: str,
+    sku: str,
+    counter: str,
+    units: int,
+) -> None:
+    await flushed_shop.redis.hincrby(ANNS_CART, f"q:{sku}", 1)
+    found = await violations(flushed_shop, valkey, database_url)
+    assert f"cart 256 holds {units} of {counter}, of which {units - 1} are" in found
+
+
+async def test_a_cart_over_its_cap_is_seen(
+    flushed_shop: Shop, valkey: embedded.Valkey, database_url: str
+) -> None:
+    await flushed_shop.sell(LAMP)
+    await flushed_shop.add(1, LAMP)
+    await flushed_shop.redis.delete("dirty:{default:0}")
+    assert "cart 256 has 4 lines" in await violations(flushed_shop, valkey, database_url)
+
+
+async def test_a_row_that_differs_is_seen(
+    flushed_shop: Shop, valkey: embedded.Valkey, database_url: str, ledger: Ledger
+) -> None:
+    await ledger.pool.execute("UPDATE cart_items SET quantity = 1 WHERE variant_id = 's'")
+    [found] = await violations(flushed_shop, valkey, database_url)
+    assert found.startswith("cart 256: PostgreSQL has ")
+    await ledger.pool.execute("DELETE FROM cart_items")
+    await ledger.pool.execute("DELETE FROM carts")
+    assert await violations(flushed_shop, valkey, database_url) == ["cart 256: PostgreSQL has None"]
+
+
+@pytest.mark.parametrize("left", ["dirty", "prices"])
+async def test_a_backlog_that_stays_is_seen(
+    flushed_shop: Shop,
+    valkey: embedded.Valkey,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    left: str,
+) -> None:
+    monkeypatch.setattr(invariants, "CATCH_UP_S", 0.2)
+    if left == "dirty":
+        await flushed_shop.redis.zadd("dirty:{default:0}", {ANNS_CART: 1})
+    else:
+        await flushed_shop.redis.xadd("prices:{default:0}", {"cart": 256})
+    found = await violations(flushed_shop, valkey, database_url)
+    assert found == ["PostgreSQL has not caught up within 0.2 s"]
+
+
+async def test_shoppers_of_the_locustfile_buy_from_the_demo_catalogue(
+    api_url: str, shop: Shop, ledger: Ledger, tmp_path: Path
+) -> None:
+    with FILE.open("rb") as file:
+        await importer.Importer(ledger, shop.shelf, shop.bucket, "USD").run(rows.read(file))
+    command = [
+        sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
+        "-u", "20", "-r", "20", "-t", "3s", "--csv", str(tmp_path / "load"),
+    ]  # fmt: skip
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        env={**os.environ, "CARTSVC_URL": api_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "load_stats.csv").open() as stats:
+        requests = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(stats)}
+    assert requests["add"] > 0
+    assert requests["add (sold out)"] > 0
+    assert await shop.redis.hlen("carts:{default:0}") >= 20
