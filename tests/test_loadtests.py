@@ -17,6 +17,7 @@ from loadtests import invariants
 from loadtests.__main__ import LOCUSTFILE
 from tests.shop import LAMP, Shop
 
+HOT = "507f1f77bcf86cd799439016"
 ANNS_CART = "cart:{default:0}:session:ann"
 
 
@@ -98,6 +99,8 @@ async def test_shoppers_of_the_locustfile_buy_from_the_demo_catalogue(
 ) -> None:
     with FILE.open("rb") as file:
         await importer.Importer(ledger, shop.shelf, shop.bucket, "USD").run(rows.read(file))
+    # So few that a shopper who comes back for more hears of it.
+    await shop.shelf.set_stock(shop.bucket, HOT, 1)
     command = [
         sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary",
         "-u", "20", "-r", "20", "-t", "3s", "--csv", str(tmp_path / "load"),
@@ -110,9 +113,8 @@ async def test_shoppers_of_the_locustfile_buy_from_the_demo_catalogue(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "load_stats.csv").open() as stats:
         requests = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(stats)}
-    assert requests["add"] > 0
-    assert requests["add (sold out)"] > 0
+    assert min(requests["add"], requests["add (sold out)"]) > 0
     assert await shop.redis.hlen("carts:{default:0}") >= 20
