@@ -31,6 +31,11 @@ class Backlog:
         self.runner = runner
         self.redis = runner.redis
 
+    async def count(self, bucket: Bucket) -> int:
+        """Carts and price changes that wait."""
+        waiting: int = await self.redis.xlen(bucket.prices)
+        return await self.dirty_count(bucket) + waiting
+
     async def dirty_count(self, bucket: Bucket) -> int:
         return int(await self.redis.zcard(bucket.dirty))
 
@@ -45,12 +50,18 @@ class Backlog:
         carts: list[Cart] = []
         versions: dict[str, Argument] = {}
         for key, fields in zip(keys, await pipeline.execute(), strict=True):
-            if fields:
-                carts.append(cart_of(bucket.owner(key), fields))
-                versions[key] = carts[-1].version
-            else:
+            if not fields:
                 log.error("%s is marked dirty but is not there", key)
                 versions[key] = ""
+                continue
+            try:
+                cart = cart_of(bucket.owner(key), fields)
+            except (KeyError, ValueError) as error:
+                # Somebody else's hand: left dirty, and no reason to keep the others waiting.
+                log.error("%s is not readable as a cart: %r", key, error)
+                continue
+            carts.append(cart)
+            versions[key] = cart.version
         return DirtyCarts(read_ms, carts, versions)
 
     async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:

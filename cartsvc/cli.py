@@ -111,11 +111,7 @@ def dev_command() -> None:
 @app.command()
 def serve() -> None:
     """Run the API."""
-    values = _settings()
-    try:
-        process.serve(values)
-    except OSError as error:
-        raise dev.unusable(values, error) from None
+    process.serve(_settings())
 
 
 @app.command()

@@ -6,21 +6,18 @@ as processes of their own.
 
 import contextlib
 import fcntl
-import os
-import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
-from cartsvc import demo, embedded, notify
-from cartsvc import settings as configuration
+from cartsvc import demo, embedded, notify, process
 from cartsvc.settings import Settings, variable
 
 Process = subprocess.Popen[bytes]
@@ -48,9 +45,9 @@ def run(
         DevError, EmbeddedError: something can't be started, or a process ended by itself.
     """
     try:
-        with _interruptible(), contextlib.ExitStack() as stack:
+        with _interruptible() as told, contextlib.ExitStack() as stack:
             try:
-                _run(settings, environ, prepare, say, stack)
+                _run(settings, environ, prepare, say, stack, told)
             finally:
                 _ignore_signals()
     except KeyboardInterrupt:
@@ -63,9 +60,10 @@ def _run(
     prepare: Callable[[Settings], None],
     say: Callable[[str], None],
     stack: contextlib.ExitStack,
+    told: threading.Event,
 ) -> None:
     stack.enter_context(_only_one(FOLDER))
-    _require_free(settings)
+    process.listen(settings).close()
     settings, servers = _servers(settings, environ)
     for server in servers:
         say(f"starting {type(server).__name__}")
@@ -80,32 +78,45 @@ def _run(
     stack.callback(say, "stopping: API, worker (last flush), servers")
     for line in _summary(settings):
         say(line)
-    while True:
-        for command, process in children.items():
-            _require_running(command, process)
-        time.sleep(_POLL_S)
+    while not told.wait(_POLL_S):
+        for command, child in children.items():
+            _require_running(command, child)
+        for server in servers:
+            if not server.is_running():
+                raise DevError(f"{type(server).__name__} ended: see {server.folder}")
+    raise KeyboardInterrupt
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does."""
+def _interruptible() -> Iterator[threading.Event]:
+    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does.
+
+    The event says so too: an exception that comes while a process is being forked is lost.
+    """
+    told = threading.Event()
 
     def interrupt(_signal: int, _frame: object) -> None:
+        told.set()
         raise KeyboardInterrupt
 
-    # Also SIGINT: a shell starts its background jobs with that signal ignored.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    for number, handler in before.items():
+        # nohup ignores SIGHUP; a shell ignores SIGINT for its background jobs, but that is undone.
+        if not (number == signal.SIGHUP and handler == signal.SIG_IGN):
+            signal.signal(number, interrupt)
     try:
-        yield
+        yield told
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _ignore_signals() -> None:
     """While things stop in order, a second Ctrl-C must not spoil it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -124,23 +135,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _require_free(settings: Settings) -> None:
-    try:
-        with socket.create_server((settings.host, settings.port)):
-            pass
-    except OSError as error:
-        raise unusable(settings, error) from None
-
-
-def unusable(settings: Settings, error: OSError) -> DevError:
-    """What to tell when the API's address can't be listened on."""
-    # The strerror of an address that does not resolve is right, that of a taken one is a sentence.
-    is_unknown = isinstance(error, socket.gaierror)
-    reason = error.strerror if is_unknown else os.strerror(error.errno or 0)
-    name = variable("host" if is_unknown else "port")
-    return DevError(f"port {settings.port} on {settings.host} can't be used ({reason}): set {name}")
-
-
 def _servers(
     settings: Settings, environ: Mapping[str, str]
 ) -> tuple[Settings, list[embedded.Valkey | embedded.Postgres]]:
@@ -156,7 +150,7 @@ def _servers(
         settings,
         database_url=postgres.url if postgres else settings.database_url,
         redis_url=valkey.url if valkey else settings.redis_url,
-        jwt_secret=settings.jwt_secret or _kept_secret(folder / "jwt-secret"),
+        jwt_secret=settings.jwt_secret or embedded.kept_secret(folder / "jwt-secret"),
     )
     return settings, [server for server in (postgres, valkey) if server]
 
@@ -168,14 +162,6 @@ def _embed(kind: type[Server], folder: Path, given_url: str | None) -> Server | 
     return server if given_url in (None, "", server.url) else None
 
 
-def _kept_secret(file: Path) -> str:
-    """A secret that stays the same between runs, so that tokens do too."""
-    if not file.exists():
-        with _private(file) as new:
-            new.write(secrets.token_urlsafe(configuration.MIN_SECRET_CHARACTERS))
-    return file.read_text()
-
-
 def _write_env(settings: Settings) -> None:
     names = {
         "CARTSVC_URL": url(settings),
@@ -183,19 +169,13 @@ def _write_env(settings: Settings) -> None:
         variable("database_url"): settings.database_url,
         variable("jwt_secret"): settings.jwt_secret,
     }
-    with _private(FOLDER / "env") as file:
+    with embedded.private(FOLDER / "env") as file:
         file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in names.items())
-
-
-def _private(file: Path) -> TextIO:
-    """Open for writing a file that only its owner may read, from the start."""
-    file.unlink(missing_ok=True)
-    return open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 def url(settings: Settings) -> str:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104
-    return f"http://{host}:{settings.port}"
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def start(command: str, settings: Settings, environ: Mapping[str, str]) -> Process:
@@ -206,25 +186,25 @@ def start(command: str, settings: Settings, environ: Mapping[str, str]) -> Proce
     """
     values = {variable(name): str(getattr(settings, name)) for name in settings.__slots__}
     with notify.Listener() as listener:
-        process = embedded.spawn(
+        child = embedded.spawn(
             [sys.executable, "-m", "cartsvc", command],
             env={**environ, **values, notify.VARIABLE: listener.path},
         )
         try:
             deadline = time.monotonic() + _READY_S
             while not listener.heard(_POLL_S):
-                _require_running(command, process)
+                _require_running(command, child)
                 if time.monotonic() > deadline:
                     raise DevError(f"cartsvc {command} was not ready within {_READY_S:.0f} s")
         except BaseException:
-            embedded.stop(process)
+            embedded.stop(child)
             raise
-    return process
+    return child
 
 
-def _require_running(command: str, process: Process) -> None:
-    if process.poll() is not None:
-        raise DevError(f"cartsvc {command} ended with status {process.returncode}")
+def _require_running(command: str, child: Process) -> None:
+    if child.poll() is not None:
+        raise DevError(f"cartsvc {command} ended with status {child.returncode}")
 
 
 def _summary(settings: Settings) -> list[str]:
@@ -232,9 +212,9 @@ def _summary(settings: Settings) -> list[str]:
     return [
         "ready",
         f"  API         {url(settings)}",
-        f"  Redis       redis-cli -u {settings.redis_url}",
-        f"  PostgreSQL  psql {settings.database_url}",
         f"  addresses   set -a; . {FOLDER}/env; set +a",
+        '  Redis       redis-cli -u "$CARTSVC_REDIS_URL"',
+        '  PostgreSQL  psql "$CARTSVC_DATABASE_URL"',
         f"try: curl -s {url(settings)}/api/cart -d '{body}'",
         "Ctrl-C stops everything; what is stored stays",
     ]

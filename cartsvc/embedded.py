@@ -2,12 +2,14 @@
 
 The wheels only carry the programs; they are run here, because both servers must keep their data
 and their port between runs, outlive a Ctrl-C long enough to be stopped in order, and start as root
-without changing users or permissions of the machine.
+without changing users or, where the kernel allows it, permissions of the machine.
 """
 
 import contextlib
 import ctypes
+import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,8 +19,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+import psutil
+
+log = logging.getLogger(__name__)
 
 _START_S = 30.0
+_LEAVE_S = 5.0
 _POLL_S = 0.02
 _POSTGRES_MAJOR = 18
 _NOBODY = 65534
@@ -29,7 +37,7 @@ class EmbeddedError(RuntimeError):
 
 
 class Valkey:
-    """A Valkey server on a loopback port, its data in `folder`.
+    """A Valkey server on a loopback port, behind a password, its data in `folder`.
 
     `durable` turns the append-only file on, synced every second.
     """
@@ -38,41 +46,46 @@ class Valkey:
         self.folder = folder
         self.durable = durable
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = _kept_port(folder / "port")
+        self.port = _kept_port(folder)
+        self.password = kept_secret(folder / "password")
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        _wait_until_free(self.folder, self.port)
+        # In a file: everybody can read the arguments of a process.
+        with private(self.folder / "valkey.conf") as conf:
+            conf.write(
+                f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\n"
+                f'dir "{self.folder}"\nsave ""\nmaxmemory-policy noeviction\n'
+                f"appendonly {'yes' if self.durable else 'no'}\n"
+            )
         log = self.folder / "valkey.log"
-        settings = {
-            "port": str(self.port),
-            "bind": "127.0.0.1",
-            "dir": str(self.folder),
-            "appendonly": "yes" if self.durable else "no",
-            "save": "",
-            "maxmemory-policy": "noeviction",
-        }
-        command = [_valkey_program(), *(w for k, v in settings.items() for w in (f"--{k}", v))]
         with log.open("ab") as output:
-            self.process = spawn(command, output=output.fileno())
+            self.process = spawn([_valkey_program(), conf.name], output=output.fileno())
         deadline = time.monotonic() + _START_S
         while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if not self.is_running() or time.monotonic() > deadline:
                 raise EmbeddedError(f"Valkey did not start: see {log}")
             time.sleep(_POLL_S)
 
     def _answers(self) -> bool:
+        """Whether the server there is this one: it knows the password, and has read its data."""
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
         ):
-            connection.sendall(b"PING\r\n")
-            # While it reads its append-only file it answers -LOADING.
-            return connection.recv(5) == b"+PONG"
+            connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+            with connection.makefile("rb") as replies:
+                # While it reads its append-only file it answers -LOADING.
+                return [replies.readline(), replies.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
         return False
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
         if self.process is not None:
@@ -80,9 +93,9 @@ class Valkey:
 
 
 class Postgres:
-    """A PostgreSQL server on a loopback port, its data in `folder`, with a database `cartsvc`.
+    """A PostgreSQL server on a loopback port, behind a password, its data in `folder`.
 
-    `durable` False is for tests: nothing is synced to disk.
+    It has a database `cartsvc`. `durable` False is for tests: nothing is synced to disk.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
@@ -91,48 +104,68 @@ class Postgres:
         self.data = folder / "data"
         self.log = folder / "postgres.log"
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = _kept_port(folder / "port")
+        self.port = _kept_port(folder)
+        self.password = kept_secret(folder / "password")
         self.programs = _postgres_programs()
+        self.prefix: list[str] = []
 
     @property
     def url(self) -> str:
         return self.url_of("cartsvc")
 
     def url_of(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
+        self.prefix = _not_root(self.folder, self.programs)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
+        if self.is_running():
+            return  # It outlived its supervisor, and goes on serving.
+        _wait_until_free(self.folder, self.port)
+        # Left by a crash; PostgreSQL would take any process that has that number now for its own.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         if not self.durable:
             options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
-        # A server that outlived its supervisor goes on serving.
-        if self._run("pg_ctl", "-D", str(self.data), "status", check=False) != 0:
-            self._run(
-                "pg_ctl", "-D", str(self.data), "-l", str(self.log), "-o", options,
-                "-t", str(int(_START_S)), "-w", "start",
-            )  # fmt: skip
+        self._run(
+            "pg_ctl", "-D", str(self.data), "-l", str(self.log), "-o", options,
+            "-t", str(int(_START_S)), "-w", "start",
+        )  # fmt: skip
 
     def _initialise(self) -> None:
         # Made beside its place and moved there whole: half a cluster would never start.
         new = self.folder / "new"
         shutil.rmtree(new, ignore_errors=True)
+        with private(self.folder / "initdb-password") as file:
+            file.write(self.password)
+        owner = self.folder.stat()
+        os.chown(file.name, owner.st_uid, owner.st_gid)
         self._run(
-            "initdb", "-D", str(new), "-U", "postgres", "--auth=trust",
-            "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync",
+            "initdb", "-D", str(new), "-U", "postgres", "--auth=scram-sha-256",
+            f"--pwfile={file.name}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync",
         )  # fmt: skip
+        os.remove(file.name)
         statement = b"CREATE DATABASE cartsvc;\n"
         self._run("postgres", "--single", "-D", str(new), "postgres", stdin=statement)
         new.rename(self.data)
 
+    def is_running(self) -> bool:
+        """Whether the process that the data names is a server of that data."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            return str(self.data) in psutil.Process(pid).cmdline()
+        except (OSError, ValueError, psutil.Error):
+            return False
+
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop", check=False)
+        if self.is_running():
+            self._run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "stop", check=False)
 
     def _run(
         self, program: str, *arguments: str, check: bool = True, stdin: bytes | None = None
     ) -> int:
-        command = [*_not_root(self.folder, self.programs), str(self.programs / program), *arguments]
+        command = [*self.prefix, str(self.programs / program), *arguments]
         # To a file, not a pipe: the server that pg_ctl leaves behind would hold a pipe open.
         with (self.folder / "setup.log").open("ab") as output:
             done = subprocess.run(
@@ -175,14 +208,44 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _kept_port(file: Path) -> int:
-    """The port that `file` names; one that is free now, if there is no such file yet."""
+def kept_secret(file: Path) -> str:
+    """The random secret that `file` keeps; made if there is no such file yet."""
+    if not file.exists():
+        with private(file) as new:
+            new.write(secrets.token_urlsafe(32))
+    return file.read_text()
+
+
+def private(file: Path) -> TextIO:
+    """Open for writing a file that only its owner may read, from the start."""
+    file.unlink(missing_ok=True)
+    return open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
+def _kept_port(folder: Path) -> int:
+    """The port that the folder keeps; one that is free now, if it keeps none yet."""
+    file = folder / "port"
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int(file.read_text())
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     file.write_text(f"{port}\n")
     return port
+
+
+def _wait_until_free(folder: Path, port: int) -> None:
+    """Give a server that is being stopped the time to leave the port."""
+    deadline = time.monotonic() + _LEAVE_S
+    while True:
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"port {port} is taken: stop what uses it, or remove {folder / 'port'}"
+                ) from None
+            time.sleep(_POLL_S)
 
 
 def _valkey_program() -> str:
@@ -230,6 +293,7 @@ def _not_root(folder: Path, programs: Path) -> list[str]:
     os.chown(folder, _NOBODY, _NOBODY)
     for path in (*folder.parents, *programs.parents):
         if not path.stat().st_mode & stat.S_IXOTH:
+            log.warning("making %s passable for `nobody`, as whom PostgreSQL runs", path)
             path.chmod(path.stat().st_mode | stat.S_IXOTH)
     return nobody
 

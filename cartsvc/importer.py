@@ -58,10 +58,11 @@ class Importer:
         while batch := list(islice(products, BATCH)):
             # Two rows with one id: the later one counts.
             last = list({product.id: product for product in batch}.values())
-            counters = await self.ledger.put_products(
-                self.bucket.tenant, self.currency, last, set_stock=set_stock
-            )
-            done.counters += await self.shelf.put(self.bucket, last, counters, set_stock=set_stock)
+            async with self.ledger.catalogue_change(self.bucket.tenant) as change:
+                counters = await change.put_products(self.currency, last, set_stock=set_stock)
+                done.counters += await self.shelf.put(
+                    self.bucket, last, counters, set_stock=set_stock
+                )
             done.products += len(last)
             on_batch(len(last))
         return done

@@ -82,8 +82,47 @@ class Ledger:
     async def has_products(self, tenant: str) -> bool:
         return bool(await self.pool.fetchval(_q("has_products"), tenant))
 
+    @contextlib.asynccontextmanager
+    async def catalogue_change(self, tenant: str) -> AsyncIterator["CatalogueChange"]:
+        """Hold off every other change to the tenant's catalogue and stock.
+
+        Both are written to PostgreSQL and then to Redis; two changes that crossed on the way would
+        leave them different for good.
+        """
+        async with self.pool.acquire() as connection:
+            # Given back to the pool, or lost, the connection lets go of the lock.
+            await connection.execute(_q("lock_catalogue"), tenant)
+            yield CatalogueChange(connection, tenant)
+
+    async def recorded_stock(self, tenant: str, sku: str) -> int:
+        """The units of a counter that are recorded.
+
+        Raises:
+            UnknownSku: the catalogue has no such counter.
+        """
+        return await _recorded_stock(self.pool, tenant, sku)
+
+    @contextlib.asynccontextmanager
+    async def flush(self, bucket: Bucket) -> AsyncIterator["Flush | None"]:
+        """A transaction that writes carts and price changes of `bucket`.
+
+        None while another worker's transaction does: a matter of thrift, since the version guard
+        and the stream's offset keep two workers at once correct.
+        """
+        async with self._transaction() as connection:
+            claimed = await connection.fetchval(_q("claim_bucket"), bucket.tenant, bucket.number)
+            yield Flush(connection, bucket) if claimed else None
+
+
+class CatalogueChange:
+    """Changes to one tenant's catalogue and stock, while nobody else makes any."""
+
+    def __init__(self, connection: Any, tenant: str) -> None:
+        self._connection = connection
+        self._tenant = tenant
+
     async def put_products(
-        self, tenant: str, currency: str, products: Sequence[Product], *, set_stock: bool
+        self, currency: str, products: Sequence[Product], *, set_stock: bool
     ) -> dict[str, int]:
         """Write catalogue records; `products` has each id once.
 
@@ -98,7 +137,8 @@ class Ledger:
         counters = [item for product in products for item in product.counters().items()]
         named = [item for product in products for item in product.stock_of()]
         ids = [product.id for product in products]
-        async with self._transaction() as connection:
+        tenant, connection = self._tenant, self._connection
+        async with connection.transaction():
             await connection.execute(
                 _q("upsert_products"),
                 tenant,
@@ -118,42 +158,16 @@ class Ledger:
             rows = await connection.fetch(_q("counters"), tenant, skus)
         return {row["sku"]: row["received"] for row in rows}
 
-    @contextlib.asynccontextmanager
-    async def stock_change(self, tenant: str, sku: str) -> AsyncIterator["StockChange"]:
-        """A transaction that holds the counter's row: operators change a counter one by one.
-
-        Raises:
-            UnknownSku: the catalogue has no such counter.
-        """
-        async with self._transaction() as connection:
-            received = await connection.fetchval(_q("lock_stock"), tenant, sku)
-            if received is None:
-                raise UnknownSku(sku)
-            yield StockChange(connection, tenant, sku, received)
+    async def recorded_stock(self, sku: str) -> int:
+        """As the ledger's; on the connection that holds the lock, since others may all wait."""
+        return await _recorded_stock(self._connection, self._tenant, sku)
 
     @contextlib.asynccontextmanager
-    async def flush(self, bucket: Bucket) -> AsyncIterator["Flush | None"]:
-        """A transaction that writes carts and price changes of `bucket`.
-
-        None while another worker's transaction does: a matter of thrift, since the version guard
-        and the stream's offset keep two workers at once correct.
-        """
-        async with self._transaction() as connection:
-            claimed = await connection.fetchval(_q("claim_bucket"), bucket.tenant, bucket.number)
-            yield Flush(connection, bucket) if claimed else None
-
-
-class StockChange:
-    """The recorded stock of one counter, locked."""
-
-    def __init__(self, connection: Any, tenant: str, sku: str, received: int) -> None:
-        self._connection = connection
-        self._tenant = tenant
-        self._sku = sku
-        self.received = received
-
-    async def record(self, received: int) -> None:
-        await self._connection.execute(_q("record_stock"), self._tenant, self._sku, received)
+    async def recording_stock(self, sku: str, received: int) -> AsyncIterator[None]:
+        """Record the units of a counter, if what happens in the context goes well."""
+        async with self._connection.transaction():
+            await self._connection.execute(_q("record_stock"), self._tenant, sku, received)
+            yield
 
 
 class Flush:
@@ -218,6 +232,13 @@ class Flush:
         tenant, number = self._bucket.tenant, self._bucket.number
         await self._connection.execute(_q("insert_prices"), tenant, *_columns(rows, 8))
         await self._connection.execute(_q("advance_prices"), tenant, number, offset)
+
+
+async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
+    received: int | None = await source.fetchval(_q("recorded_stock"), tenant, sku)
+    if received is None:
+        raise UnknownSku(sku)
+    return received
 
 
 def _q(name: str) -> str:

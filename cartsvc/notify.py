@@ -1,5 +1,6 @@
 """Telling the supervisor that a process is ready: systemd's notification protocol, both ends."""
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -17,7 +18,11 @@ def ready() -> None:
     if address:
         # systemd names a socket without a file by a leading '@'.
         address = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        # Whoever it was may be gone; that is no reason not to work.
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        ):
             sender.sendto(_READY, address)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 
@@ -12,7 +13,7 @@ from cartsvc.app import create_app
 from cartsvc.backlog import Backlog
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
-from cartsvc.settings import Settings
+from cartsvc.settings import SettingError, Settings, variable
 from cartsvc.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def serve(settings: Settings) -> None:
     """Run the API until SIGTERM or SIGINT, then finish what is in flight.
 
     Raises:
-        OSError: the address can't be used.
+        SettingError: the address can't be used.
     """
     config = uvicorn.Config(
         create_app(settings),
@@ -49,12 +50,34 @@ def serve(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    with socket.create_server((settings.host, settings.port), backlog=2048) as listening:
+    with listen(settings) as listening:
         _Server(config).run(sockets=[listening])
 
 
+def listen(settings: Settings) -> socket.socket:
+    """The socket that the API listens on.
+
+    Raises:
+        SettingError: the address can't be used.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise SettingError(
+            f"{variable('host')}: {settings.host!r} is no address: {error}"
+        ) from None
+    try:
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        place = f"port {settings.port} on {settings.host}"
+        raise SettingError(f"{place} can't be used ({reason}): set {variable('port')}") from None
+
+
 async def work(settings: Settings) -> bool:
-    """Run the worker until SIGTERM or SIGINT; whether its last pass went through."""
+    """Run the worker until SIGTERM or SIGINT; whether it left nothing to flush."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 PREFIX = "CARTSVC_"
 
@@ -56,6 +57,11 @@ class Settings:
         for name, pattern, expected in _SHAPES:
             if not re.fullmatch(pattern, getattr(self, name)):
                 raise SettingError(f"{self._told(name)} is not {expected}")
+        for name in ("redis_url", "database_url"):
+            try:
+                _ = urlsplit(getattr(self, name)).port
+            except ValueError as error:
+                raise SettingError(f"{self._told(name)} has no usable host and port") from error
 
     def _told(self, name: str) -> str:
         """Variable and value, but not a value that is not for a terminal or a log."""

@@ -20,9 +20,9 @@ class StockLevel:
 class Stock:
     """The counters of one bucket.
 
-    A change runs inside the transaction that locks its row: refused by Redis, it is not recorded
-    either, and two operators change a counter one after the other. A crash between the two leaves
-    Redis ahead of the record, which `get` shows and `set` mends.
+    A change runs inside the transaction that records it: refused by Redis, it is not recorded
+    either. Changes of one tenant's stock, and imports, come one after the other. A crash between
+    the two leaves Redis ahead of the record, which `get` shows and `set` mends.
     """
 
     def __init__(self, ledger: Ledger, shelf: Shelf, bucket: Bucket) -> None:
@@ -31,18 +31,21 @@ class Stock:
         self.bucket = bucket
 
     async def get(self, sku: str) -> StockLevel:
-        async with self.ledger.stock_change(self.bucket.tenant, sku) as change:
-            return StockLevel(sku, change.received, await self.shelf.stock(self.bucket, sku))
+        received = await self.ledger.recorded_stock(self.bucket.tenant, sku)
+        return StockLevel(sku, received, await self.shelf.stock(self.bucket, sku))
 
     async def set(self, sku: str, units: int) -> StockLevel:
-        async with self.ledger.stock_change(self.bucket.tenant, sku) as change:
-            await change.record(units)
-            return StockLevel(sku, units, await self.shelf.set_stock(self.bucket, sku, units))
+        async with self.ledger.catalogue_change(self.bucket.tenant) as change:
+            await change.recorded_stock(sku)
+            async with change.recording_stock(sku, units):
+                free = await self.shelf.set_stock(self.bucket, sku, units)
+        return StockLevel(sku, units, free)
 
     async def add(self, sku: str, units: int) -> StockLevel:
-        async with self.ledger.stock_change(self.bucket.tenant, sku) as change:
-            received = change.received + units
+        async with self.ledger.catalogue_change(self.bucket.tenant) as change:
+            received = await change.recorded_stock(sku) + units
             if received < 0:
-                raise OutOfStock(sku, change.received, 0)
-            await change.record(received)
-            return StockLevel(sku, received, await self.shelf.add_stock(self.bucket, sku, units))
+                raise OutOfStock(sku, received - units, 0)
+            async with change.recording_stock(sku, received):
+                free = await self.shelf.add_stock(self.bucket, sku, units)
+        return StockLevel(sku, received, free)

@@ -15,6 +15,9 @@ from cartsvc.ledger import FAILURES, Ledger
 
 log = logging.getLogger(__name__)
 
+DRAIN_S = 20
+"""Less than supervisors wait before they kill: `cartsvc dev` 30 s, systemd 90 s."""
+
 _AWAY = (*FAILURES, RedisError, Unavailable)
 
 
@@ -55,19 +58,36 @@ class Worker:
     async def run_forever(
         self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
     ) -> bool:
-        """Pass after pass until `stop` is set, then one more: the drain.
+        """Pass after pass until `stop` is set, then one more, of at most DRAIN_S: the drain.
 
         A server that is away costs nothing but time: what is not written stays in Redis.
-        Returns whether the drain emptied the backlog.
+        Returns whether nothing was left to write.
         """
+        passes = asyncio.create_task(self._passes(on_ready))
+        await stop.wait()
+        # Given up in the middle, a pass has written a batch or it has not.
+        passes.cancel()
+        await asyncio.wait([passes])
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                return await self._attempt(was_away=False) and await self._is_drained()
+        except TimeoutError:
+            log.warning("the last flush took longer than %s s", DRAIN_S)
+            return False
+
+    async def _passes(self, on_ready: Callable[[], None]) -> None:
         ready = away = False
-        while not stop.is_set():
+        while True:
             away = not await self._attempt(away)
             if not (ready or away):
                 ready = True
                 on_ready()
-            await _wait(stop, self.interval_s)
-        return await self._attempt(was_away=False)
+            await asyncio.sleep(self.interval_s)
+
+    async def _is_drained(self) -> bool:
+        """Whether no bucket has anything left; another worker may be writing it just now."""
+        buckets = await self.ledger.buckets()
+        return not any([await self.backlog.count(bucket) for bucket in buckets])
 
     async def _attempt(self, was_away: bool) -> bool:
         """One pass; whether it went through. Only the first failure of a row of them is logged."""
@@ -82,12 +102,3 @@ class Worker:
         if done.carts or done.price_changes:
             log.debug("flushed %d carts, %d price changes", done.carts, done.price_changes)
         return True
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    """Return when `stop` is set, or after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

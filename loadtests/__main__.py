@@ -44,7 +44,7 @@ def main() -> int:
 def _service() -> Iterator[dict[str, str]]:
     """Addresses of the service that runs here, or of one that runs for as long as this does."""
     addresses = _addresses()
-    if _answers(addresses.get("CARTSVC_URL", "http://127.0.0.1:8000")):
+    if _answers(addresses["CARTSVC_URL"]):
         yield addresses
         return
     process = subprocess.Popen(
@@ -69,7 +69,7 @@ def _addresses() -> dict[str, str]:
     if ENV.exists():
         told = dict(word.split("=", 1) for word in shlex.split(ENV.read_text()))
     given = {name: value for name, value in os.environ.items() if name.startswith("CARTSVC_")}
-    return {**told, **given}
+    return {"CARTSVC_URL": "http://127.0.0.1:8000", **told, **given}
 
 
 def _answers(url: str) -> bool:

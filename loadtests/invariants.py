@@ -65,7 +65,8 @@ async def _cart_violations(
     for line in cart.lines:
         field = f"stock:{line.variant_id}" if line.variant_id else "stock"
         counter = await redis.hget(bucket.product(line.product_id), field)
-        held[counter.decode()] += line.quantity
+        # Like the script: a variant that left the catalogue draws on its product's counter.
+        held[counter.decode() if counter else line.product_id] += line.quantity
     for counter, units in held.items():
         if units > stock[counter]:
             found.append(

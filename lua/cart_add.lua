@@ -52,6 +52,7 @@ local cart_id = facts[1]
 local version = tonumber(facts[2] or 0) + 1
 local lines = tonumber(facts[3] or 0)
 local last_line = tonumber(facts[4] or 0)
+local lines_before = lines
 
 local changes = {} -- per SKU, in the order of the request
 local change_of = {} -- SKU -> its change
@@ -112,7 +113,7 @@ for i = 1, #KEYS - 6 do
   end
 end
 
-if lines > max_lines then
+if lines > lines_before and lines > max_lines then
   return { 'CART_FULL', max_lines }
 end
 

@@ -26,7 +26,12 @@ end
 
 -- Nothing below may fail: Redis does not undo writes.
 
+-- Once several SKUs drew on one counter, carts may hold lines of all of them: shared for good.
+local shared = redis.call('HGET', product, 'shared')
 redis.call('DEL', product)
+if shared then
+  redis.call('HSET', product, 'shared', shared)
+end
 for i = first_field, #ARGV, 2 do
   redis.call('HSET', product, ARGV[i], ARGV[i + 1])
 end

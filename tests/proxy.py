@@ -13,6 +13,7 @@ class Proxy:
     def __init__(self, redis_url: str) -> None:
         target = urlsplit(redis_url)
         self.host, self.port = target.hostname, target.port
+        self.user = target.netloc.rpartition("@")[0]
         self.drop_replies = False
         self.hang = False
         self.dropped = 0
@@ -21,7 +22,7 @@ class Proxy:
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
-        self.url = f"redis://127.0.0.1:{port}/0"
+        self.url = f"redis://{self.user}@127.0.0.1:{port}/0"
         return self
 
     async def __aexit__(

@@ -80,6 +80,11 @@ FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7
              new_price_minor, changed_ms)
 ON CONFLICT DO NOTHING;
 
+-- name: lock_catalogue
+-- Wait to be the only one who changes the tenant's catalogue or stock, for as long as connected.
+-- $1 tenant
+SELECT pg_advisory_lock(hashtextextended('cartsvc catalogue ' || $1::text, 0));
+
 -- name: upsert_products
 -- Write catalogue records, new or known.
 -- $1 tenant, $2 currency, then one array a column: $3 id, $4 name, $5 price_minor, $6 images as
@@ -128,10 +133,10 @@ ON CONFLICT (tenant, sku) DO UPDATE SET received = excluded.received, updated_at
 -- $1 tenant, $2 skus
 SELECT sku, received FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
 
--- name: lock_stock
--- The recorded stock of a counter; locks the row until the transaction ends.
+-- name: recorded_stock
+-- The recorded stock of a counter.
 -- $1 tenant, $2 sku
-SELECT received FROM stock WHERE tenant = $1 AND sku = $2 FOR UPDATE;
+SELECT received FROM stock WHERE tenant = $1 AND sku = $2;
 
 -- name: record_stock
 -- Change the recorded stock of a counter.
