@@ -47,5 +47,6 @@ async def healthz(_: Request) -> JSONResponse:
 async def no_route(_: Request, error: Exception) -> JSONResponse:
     """404 for a path that no contract has, 405 for a method that its path does not take."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    content = {"success": False, "message": error.detail}
+    code = error.detail.lower().replace(" ", "_")
+    content = {"success": False, "message": error.detail, "error": {"code": code}}
     return JSONResponse(content, error.status_code, error.headers)

@@ -5,7 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message
 
+from cartsvc.contracts.session import routes
 from tests.shop import LAMP, Shop
 
 QUANTITY = "quantity must be a whole number from 1 to 100"
@@ -142,6 +145,30 @@ async def test_a_body_of_unknown_length_is_cut_off(http: httpx.AsyncClient, shop
     answer = await http.post("/api/cart", content=pieces())
     assert answer.status_code == 413
     assert await shop.everything() == before
+
+
+async def refused_unread(app: ASGIApp) -> None:
+    """A body that says itself that it is too long gets its answer before a byte of it is read."""
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/cart",
+        "headers": [(b"content-length", b"65537")],
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was asked for")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 413
+
+
+async def test_a_body_announced_too_long_is_not_read(shop: Shop) -> None:
+    await refused_unread(Starlette(routes=routes(shop.store, tenant="t", max_body_bytes=65_536)))
 
 
 async def test_nesting_beyond_the_largest_body(http: httpx.AsyncClient, shop: Shop) -> None:

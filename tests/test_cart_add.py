@@ -138,6 +138,14 @@ async def test_a_variant_that_left_the_catalogue_still_counts(either_shop: Shop)
         await either_shop.add(3, "tee", "moss")
 
 
+async def test_lines_of_variants_that_left_count_when_none_is_left(either_shop: Shop) -> None:
+    await either_shop.sell("tee", stock=5, variants=[("navy", None)])
+    await either_shop.add(5, "tee", "navy")
+    await either_shop.sell("tee", stock=5)
+    with pytest.raises(OutOfStock):
+        await either_shop.add(1, "tee")
+
+
 async def test_refuses_all_lines_when_one_lacks_stock(either_shop: Shop) -> None:
     await either_shop.sell(LAMP, stock=10)
     await either_shop.sell(MUG, stock=1)
@@ -174,6 +182,17 @@ async def test_cap_is_on_distinct_lines(either_shop: Shop) -> None:
         await either_shop.add_lines(LineRequest("a", 1), LineRequest("c", 1))
     assert full.value.max_lines == 2
     assert await either_shop.everything() == before
+
+
+async def test_a_lowered_cap_leaves_the_lines_there_are(either_shop: Shop) -> None:
+    for product_id in ("a", "b", "c"):
+        await either_shop.sell(product_id)
+        await either_shop.add(1, product_id)
+    either_shop.store.max_lines = 2
+    assert (await either_shop.add(1, "a")).total_quantity == 4
+    await either_shop.sell("d")
+    with pytest.raises(CartFull):
+        await either_shop.add(1, "d")
 
 
 async def test_nothing_is_changed_in_a_bucket_that_is_not_warm(either_shop: Shop) -> None:

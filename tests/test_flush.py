@@ -255,6 +255,19 @@ async def test_a_mark_without_a_cart_does_not_stay(
     assert "cart:{default:0}:session:gone is marked dirty but is not there" in caplog.text
 
 
+async def test_an_unreadable_cart_keeps_none_waiting(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    await open_shop.add()
+    await open_shop.redis.hset("cart:{default:0}:session:ann", f"l:{LAMP}", "{}")
+    await open_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", "bob"))
+    assert await carts(flush, open_shop, ledger) == 1
+    assert [row["owner_id"] for row in await rows(ledger, CARTS)] == ["bob"]
+    # Its mark stays: it is not in PostgreSQL.
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 1
+    assert "cart:{default:0}:session:ann is not readable as a cart" in caplog.text
+
+
 async def test_the_longest_dirty_are_written_first(
     flush: ModuleType, open_shop: Shop, ledger: Ledger
 ) -> None:

@@ -152,7 +152,11 @@ async def test_items_come_in_the_order_of_addition(http: httpx.AsyncClient, shop
 async def test_other_methods_and_paths(http: httpx.AsyncClient) -> None:
     wrong_method = await http.delete("/api/cart")
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
-    assert wrong_method.json() == {"success": False, "message": "Method Not Allowed"}
+    assert wrong_method.json() == {
+        "success": False,
+        "message": "Method Not Allowed",
+        "error": {"code": "method_not_allowed"},
+    }
     wrong_path = await http.post("/api/carted")
     assert (wrong_path.status_code, wrong_path.json()["success"]) == (404, False)
 

@@ -111,3 +111,13 @@ def test_printed_settings_do_not_show_the_secret() -> None:
 def test_settings_made_in_code_are_checked_too() -> None:
     with pytest.raises(SettingError, match="CARTSVC_TENANT"):
         Settings(tenant="{acme}")
+
+
+@pytest.mark.parametrize("place", ["localhost:abc", "localhost:99999", "[::1"])
+@pytest.mark.parametrize(
+    ("variable", "scheme"), [("CARTSVC_REDIS_URL", "redis"), ("CARTSVC_DATABASE_URL", "postgresql")]
+)
+def test_a_url_needs_a_host_and_port_that_can_be(variable: str, scheme: str, place: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        settings.read({variable: f"{scheme}://{place}/0"})
+    assert str(refused.value) == f"{variable}: has no usable host and port"

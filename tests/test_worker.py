@@ -94,6 +94,37 @@ async def test_redis_and_postgres_may_go_and_come_back(
     await away.close()
 
 
+async def test_a_drain_that_leaves_something_says_so(open_shop: Shop, ledger: Ledger) -> None:
+    await open_shop.add()
+    stop = asyncio.Event()
+    stop.set()
+    async with ledger.flush(open_shop.bucket) as another_workers:
+        assert another_workers is not None
+        assert await worker_of(open_shop, ledger).run_forever(stop) is False
+    assert await worker_of(open_shop, ledger).run_forever(stop) is True
+
+
+async def test_a_drain_has_an_end(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL hangs: the pass in flight is given up, and so is the drain."""
+    monkeypatch.setattr("cartsvc.worker.DRAIN_S", 0.1)
+    await open_shop.add()
+    stop, begun = asyncio.Event(), asyncio.Event()
+    worker = worker_of(open_shop, ledger)
+
+    async def hangs() -> Pass:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError("never gets here")
+
+    monkeypatch.setattr(worker, "run_once", hangs)
+    loop = asyncio.create_task(worker.run_forever(stop))
+    await begun.wait()
+    stop.set()
+    assert await loop is False
+
+
 async def test_a_drain_that_fails_says_so(open_shop: Shop) -> None:
     away = await Ledger.connect("postgresql://postgres@127.0.0.1:1/nothing")
     stop = asyncio.Event()
