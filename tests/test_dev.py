@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from cartsvc import demo, embedded
 from tests.conftest import free_port
@@ -237,6 +238,65 @@ async def test_killed_it_leaves_nothing_in_the_next_ones_way(folder: Path) -> No
     assert add(addresses) == 4
     assert again.end()[0] == 0
     assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+def test_somebody_elses_server_on_the_kept_port_is_told_in_a_line(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    addresses = run.until_ready()
+    run.end()
+    port = urlsplit(addresses["CARTSVC_REDIS_URL"]).port
+    with socket.create_server(("127.0.0.1", port or 0)):
+        status, _, err = Dev(folder, CARTSVC_PORT=str(free_port())).end_by_itself()
+    assert status == 1
+    file = folder / ".cartsvc/valkey/port"
+    assert err == f"cartsvc: port {port} is taken: stop what uses it, or remove {file}\n"
+
+
+def test_a_server_that_dies_ends_it_all(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+    run.until_ready()
+    for child in psutil.Process(run.process.pid).children():
+        if "valkey" in child.name():
+            child.kill()
+    status, _, err = run.end_by_itself()
+    assert status == 1
+    assert err.splitlines()[-1] == f"cartsvc: Valkey ended: see {folder}/.cartsvc/valkey"
+
+
+async def test_the_embedded_servers_want_their_passwords(
+    valkey: embedded.Valkey, postgres: embedded.Postgres
+) -> None:
+    with Redis(port=valkey.port) as redis, pytest.raises(AuthenticationError):
+        redis.ping()
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(f"postgresql://postgres:guess@127.0.0.1:{postgres.port}/postgres")
+
+
+@pytest.fixture
+def stranger() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that nothing here has any business with."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_crashed_postgres_starts_again_and_hurts_no_stranger(
+    folder: Path, stranger: "subprocess.Popen[bytes]"
+) -> None:
+    server = embedded.Postgres(folder / "postgres", durable=False)
+    server.start()
+    file = server.data / "postmaster.pid"
+    pid, rest = file.read_text().split("\n", 1)
+    os.kill(int(pid), signal.SIGKILL)
+    await wait_until(lambda: not is_open(server.url))
+    # As after a restart of the machine: the number is another process's now.
+    file.write_text(f"{stranger.pid}\n{rest}")
+    assert not server.is_running()
+    with embedded.running(server):
+        connection = await asyncpg.connect(server.url)
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+    assert stranger.poll() is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another way for PostgreSQL")
