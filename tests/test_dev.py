@@ -109,6 +109,8 @@ async def test_up_add_down_and_up_again(folder: Path) -> None:
     assert list(first) == [*SERVERS, "CARTSVC_JWT_SECRET"]
     assert first["CARTSVC_URL"] == f"http://127.0.0.1:{port}"
     assert stat.S_IMODE((folder / ".cartsvc/env").stat().st_mode) == 0o600
+    # redis-cli takes a URL without a user's name as one whose name is empty.
+    assert urlsplit(first["CARTSVC_REDIS_URL"]).username == "default"
     assert add(first) == 2
     with Redis.from_url(first["CARTSVC_REDIS_URL"]) as redis:
         cart = redis.hgetall("cart:{default:0}:session:me")
