@@ -95,6 +95,8 @@ class Runner:
     ) -> list[Any]:
         """Run one script many times in one round trip, each run on its own; for bulk work.
 
+        Waits for no turn and has no deadline: the client's own limits hold.
+
         Raises as `run` does, at the first run that failed; the others are done all the same.
         """
         script = self.script(name)
