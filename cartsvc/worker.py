@@ -63,25 +63,35 @@ class Worker:
         A server that is away costs nothing but time: what is not written stays in Redis.
         Returns whether nothing was left to write.
         """
-        passes = asyncio.create_task(self._passes(on_ready))
-        await stop.wait()
+        passes = asyncio.create_task(self._passes(stop, on_ready))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([passes, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
         # Given up in the middle, a pass has written a batch or it has not.
         passes.cancel()
         await asyncio.wait([passes])
+        if not passes.cancelled():
+            # Passes that ended by an error of ours must end the process, not leave it idle.
+            passes.result()
+        return await self._drain()
+
+    async def _drain(self) -> bool:
         try:
             async with asyncio.timeout(DRAIN_S):
                 return await self._attempt(was_away=False) and await self._is_drained()
-        except TimeoutError:
-            log.warning("the last flush took longer than %s s", DRAIN_S)
+        except _AWAY as error:
+            log.warning("the last flush was given up: %s: %s", type(error).__name__, error)
             return False
 
-    async def _passes(self, on_ready: Callable[[], None]) -> None:
+    async def _passes(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
         ready = away = False
         while True:
             away = not await self._attempt(away)
             if not (ready or away):
                 ready = True
                 on_ready()
+            if stop.is_set():
+                return  # The cancellation was swallowed by a client that was waiting.
             await asyncio.sleep(self.interval_s)
 
     async def _is_drained(self) -> bool:

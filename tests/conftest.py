@@ -17,7 +17,7 @@ from cartsvc import dev, embedded, scripts
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
-from tests.shop import FakeRunner, Shop
+from tests.shop import LAMP, MUG, FakeRunner, Shop
 
 _databases = itertools.count(1)
 
@@ -90,6 +90,15 @@ async def ledger(database_url: str) -> AsyncIterator[Ledger]:
     ledger = await Ledger.connect(database_url)
     yield ledger
     await ledger.close()
+
+
+@pytest.fixture
+async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
+    """A shop that PostgreSQL knows too, with two products."""
+    await ledger.open_bucket(shop.bucket)
+    await shop.sell(LAMP, price="29.99")
+    await shop.sell(MUG, price="12.50")
+    return shop
 
 
 @pytest.fixture(scope="session")

@@ -22,15 +22,6 @@ def flush() -> ModuleType:
     return flush_module
 
 
-@pytest.fixture
-async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
-    """A shop that PostgreSQL knows too, with two products."""
-    await ledger.open_bucket(shop.bucket)
-    await shop.sell(LAMP, price="29.99")
-    await shop.sell(MUG, price="12.50")
-    return shop
-
-
 async def rows(ledger: Ledger, query: str) -> list[dict[str, Any]]:
     return [dict(row) for row in await ledger.pool.fetch(query)]
 

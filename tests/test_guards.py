@@ -23,9 +23,10 @@ from tests import test_bad_input as bad_input
 from tests import test_cart_add as add
 from tests import test_flush as flushing
 from tests import test_outage as outage
+from tests import test_stock as stocking
 from tests.mutants import mutant, mutant_query
 from tests.proxy import Proxy
-from tests.shop import LAMP, MUG, Mutant, Shop
+from tests.shop import Mutant, Shop
 
 Case = Callable[..., Awaitable[None]]
 
@@ -159,14 +160,6 @@ async def test_guard_of_quantities(shop: Shop, quantity: str) -> None:
     await turns_red(add.test_takes_only_whole_numbers(Shop(lax), quantity))
 
 
-@pytest.fixture
-async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
-    await ledger.open_bucket(shop.bucket)
-    await shop.sell(LAMP, price="29.99")
-    await shop.sell(MUG, price="12.50")
-    return shop
-
-
 QUERIES: list[tuple[str, str, str, Case]] = [
     (
         "upsert_carts",
@@ -204,6 +197,15 @@ async def test_guard_of_the_price_offset(
     standing = "SET prices_offset = coalesce(prices_offset, $3)"
     with mutant_query("advance_prices", "SET prices_offset = $3", standing):
         await turns_red(case(flush, open_shop, ledger, monkeypatch))
+
+
+async def test_guard_of_changes_that_cross(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mutant_query("lock_catalogue", "pg_advisory_lock(", "abs("):
+        await turns_red(
+            stocking.test_an_import_and_a_stock_change_do_not_cross(open_shop, ledger, monkeypatch)
+        )
 
 
 async def test_guard_of_price_rows(open_shop: Shop, ledger: Ledger) -> None:

@@ -1,12 +1,14 @@
 """The worker's loop: passes, outages, the drain, and death at the worst moment."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from dataclasses import replace
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cartsvc import dev, embedded
 from cartsvc.backlog import Backlog
@@ -102,6 +104,55 @@ async def test_a_drain_that_leaves_something_says_so(open_shop: Shop, ledger: Le
         assert another_workers is not None
         assert await worker_of(open_shop, ledger).run_forever(stop) is False
     assert await worker_of(open_shop, ledger).run_forever(stop) is True
+
+
+async def test_an_error_of_ours_ends_the_loop(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = worker_of(open_shop, ledger)
+
+    async def broken() -> Pass:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "run_once", broken)
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(5):
+            await worker.run_forever(asyncio.Event())
+
+
+async def test_a_cancellation_that_is_swallowed_still_ends_the_loop(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, begun, stop = worker_of(open_shop, ledger), asyncio.Event(), asyncio.Event()
+    whole_pass = worker.run_once
+
+    async def swallows() -> Pass:
+        if stop.is_set():
+            return await whole_pass()
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return Pass()
+
+    monkeypatch.setattr(worker, "run_once", swallows)
+    await open_shop.add()
+    loop = asyncio.create_task(worker.run_forever(stop))
+    await begun.wait()
+    stop.set()
+    async with asyncio.timeout(5):
+        assert await loop is True
+
+
+async def test_redis_gone_after_the_last_pass_is_no_traceback(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: object) -> int:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(Backlog, "count", gone)
+    stop = asyncio.Event()
+    stop.set()
+    assert await worker_of(open_shop, ledger).run_forever(stop) is False
 
 
 async def test_a_drain_has_an_end(

@@ -1,0 +1,47 @@
+"""Changes of stock that meet on the way from PostgreSQL to Redis."""
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+
+from cartsvc import rows
+from cartsvc.importer import Importer
+from cartsvc.ledger import Ledger
+from cartsvc.shelf import Shelf
+from cartsvc.stock import Stock
+from tests.shop import LAMP, Shop
+from tests.wait import wait_until
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+async def test_an_import_and_a_stock_change_do_not_cross(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import has written PostgreSQL and not yet Redis when the operator sets the counter."""
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+    put = Shelf.put
+
+    async def held_up(*arguments: Any, **named: Any) -> int:
+        arrived.set()
+        await go_on.wait()
+        return await put(*arguments, **named)
+
+    monkeypatch.setattr(Shelf, "put", held_up)
+    importer = Importer(ledger, open_shop.shelf, open_shop.bucket, "USD")
+    stock = Stock(ledger, open_shop.shelf, open_shop.bucket)
+    file = io.BytesIO(f'{{"id": "{LAMP}", "name": "Lamp", "price": 1, "stock": 20}}'.encode())
+    importing = asyncio.create_task(importer.run(rows.read(file), set_stock=True))
+    await arrived.wait()
+    setting = asyncio.create_task(stock.set(LAMP, 3))
+
+    async def settled() -> bool:
+        return setting.done() or await ledger.pool.fetchval(WAITING) == 1
+
+    await wait_until(settled)
+    go_on.set()
+    await asyncio.gather(importing, setting)
+    level = await stock.get(LAMP)
+    assert (level.received, level.free) == (3, 3)
