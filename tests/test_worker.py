@@ -173,7 +173,8 @@ async def test_a_drain_has_an_end(
     loop = asyncio.create_task(worker.run_forever(stop))
     await begun.wait()
     stop.set()
-    assert await loop is False
+    async with asyncio.timeout(5):
+        assert await loop is False
 
 
 async def test_a_drain_that_fails_says_so(open_shop: Shop) -> None:
