@@ -22,7 +22,7 @@ def create_app(settings: Settings) -> Starlette:
     runner = Runner(
         redis, timeout_s=settings.redis_timeout_s, connections=settings.redis_connections
     )
-    store = Store(runner, max_lines=settings.max_lines)
+    store = store_of(settings, runner)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -36,6 +36,15 @@ def create_app(settings: Settings) -> Starlette:
         ],
         exception_handlers={HTTPException: no_route},
         lifespan=lifespan,
+    )
+
+
+def store_of(settings: Settings, runner: Runner) -> Store:
+    return Store(
+        runner,
+        max_lines=settings.max_lines,
+        stock_policy=settings.stock_policy,
+        hold_ttl_s=settings.hold_ttl_s,
     )
 
 

@@ -17,11 +17,14 @@ START = "0-0"
 
 @dataclass(frozen=True, slots=True)
 class DirtyCarts:
-    """Carts as they were at `read_ms`; `versions` has every cart key that was looked at."""
+    """Carts as they were at `read_ms`.
+
+    `seen` has id and version of every cart key that was looked at.
+    """
 
     read_ms: int
     carts: list[Cart]
-    versions: dict[str, Argument]
+    seen: dict[str, tuple[Argument, Argument]]
 
 
 class Backlog:
@@ -48,11 +51,11 @@ class Backlog:
         for key in keys:
             pipeline.hgetall(key)
         carts: list[Cart] = []
-        versions: dict[str, Argument] = {}
+        seen: dict[str, tuple[Argument, Argument]] = {}
         for key, fields in zip(keys, await pipeline.execute(), strict=True):
             if not fields:
                 log.error("%s is marked dirty but is not there", key)
-                versions[key] = ""
+                seen[key] = ("", "")
                 continue
             try:
                 cart = cart_of(bucket.owner(key), fields)
@@ -61,13 +64,17 @@ class Backlog:
                 log.error("%s is not readable as a cart: %r", key, error)
                 continue
             carts.append(cart)
-            versions[key] = cart.version
-        return DirtyCarts(read_ms, carts, versions)
+            seen[key] = (cart.id, cart.version)
+        return DirtyCarts(read_ms, carts, seen)
 
     async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:
-        """Clear the marks of carts that are written and have not changed since they were read."""
-        keys = [bucket.dirty, *dirty.versions]
-        await self.runner.run("cart_flushed", keys, [dirty.read_ms, *dirty.versions.values()])
+        """Clear the marks of carts that are written and have not changed since they were read.
+
+        Those of them that are closed leave Redis.
+        """
+        keys = [bucket.dirty, bucket.carts, *dirty.seen]
+        written = [part for seen in dirty.seen.values() for part in seen]
+        await self.runner.run("cart_flushed", keys, [dirty.read_ms, *written])
 
     async def price_changes(
         self, bucket: Bucket, after: str, limit: int

@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Collection, Iterator
+from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
 
 from cartsvc import money
 from cartsvc.model import MAX_QUANTITY, product_id, sku
+from cartsvc.settings import MAX_HOLD_TTL_S
 
 MAX_VARIANTS = 200
 MAX_IMAGES = 20
 MAX_TEXT = 2_000
+MAX_MS = 10**13
+"""A time in ms has at most 13 digits, so that deadlines sort by name."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -23,6 +27,21 @@ class Variant(msgspec.Struct, frozen=True):
     name: str
     price_minor: int
     stock: int | None
+
+
+class SaleRules(msgspec.Struct, frozen=True):
+    """What a product says of its sale; None where it says nothing.
+
+    `stock_policy` is "check", "hold" or "untracked"; the limits count all variants together.
+    """
+
+    stock_policy: str | None = None
+    hold_ttl_s: int | None = None
+    max_per_buyer: int | None = None
+    max_per_order: int | None = None
+    min_per_order: int | None = None
+    starts_ms: int | None = None
+    ends_ms: int | None = None
 
 
 class Product(msgspec.Struct, frozen=True):
@@ -35,6 +54,7 @@ class Product(msgspec.Struct, frozen=True):
     active: bool
     stock: int | None
     variants: list[Variant]
+    rules: SaleRules
 
     def skus(self) -> Iterator[str]:
         yield self.id
@@ -57,38 +77,50 @@ class Product(msgspec.Struct, frozen=True):
         return {self.id: 0, **dict(self.stock_of())}
 
 
-def record(product: Product, counters: Collection[str]) -> list[str | int]:
-    """Fields and values, in turns, of the hash that an add reads.
+def records(product: Product, counters: Collection[str]) -> dict[str, str]:
+    """SKU -> what an add reads of it: the product's own first, then its variants'.
 
     `counters` are the SKUs that have a counter; a variant without one draws on its product's.
     """
-    fields: dict[str, str | int] = {
-        "active": int(product.active),
-        "price": product.price_minor,
-        "line": _at_addition(product, None),
-        "stock": product.id,
-    }
+    found = {product.id: _record(product, None, product.id)}
     for variant in product.variants:
         own = sku(product.id, variant.id)
-        fields[f"price:{variant.id}"] = variant.price_minor
-        fields[f"line:{variant.id}"] = _at_addition(product, variant)
-        if own in counters:
-            fields[f"stock:{variant.id}"] = own
-        else:
-            fields[f"stock:{variant.id}"] = product.id
-            # More than one SKU draws on the product's counter: an add has to sum them up.
-            fields["shared"] = 1
-    return [part for field in fields.items() for part in field]
+        found[own] = _record(product, variant, own if own in counters else product.id)
+    return found
 
 
-def _at_addition(product: Product, variant: Variant | None) -> str:
-    """The part of a line's JSON that the product fixes, without its braces."""
-    fixed = {"name": product.name}
+def _record(product: Product, variant: Variant | None, counter: str) -> str:
+    """The record, in the order in which `lua/lib/catalogue.lua` reads it."""
+    rules = product.rules
+    limits = {
+        "hold_ms": None if rules.hold_ttl_s is None else rules.hold_ttl_s * 1000,
+        "starts": rules.starts_ms,
+        "ends": rules.ends_ms,
+        "max_per_order": rules.max_per_order,
+        "min_per_order": rules.min_per_order,
+        "max_per_buyer": rules.max_per_buyer,
+    }
+    about = {"name": product.name}
     if variant is not None:
-        fixed["variant"] = variant.name
+        about["variant"] = variant.name
     if product.images:
-        fixed["image"] = product.images[0]
-    return orjson.dumps(fixed)[1:-1].decode()
+        about["image"] = product.images[0]
+    record = {
+        "price": product.price_minor if variant is None else variant.price_minor,
+        "active": int(product.active),
+        "policy": rules.stock_policy or "",
+        "counter": counter,
+        "several": int(bool(product.variants)),
+        "rules": {name: value for name, value in limits.items() if value is not None},
+        # For the next time: those that are not named any more leave the catalogue.
+        "variants": [one.id for one in product.variants] if variant is None else [],
+        "about": about,
+    }
+    return orjson.dumps(record).decode()
+
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""An instant, in ISO 8601 with its offset: `2026-11-27T09:00:00Z`."""
 
 
 class VariantRow(msgspec.Struct):
@@ -110,6 +142,13 @@ class ProductRow(msgspec.Struct):
     active: bool = True
     stock: int | None = None
     variants: list[VariantRow] | None = None
+    stock_policy: Literal["", "check", "hold", "untracked"] | None = None
+    hold_ttl_s: int | None = None
+    max_per_buyer: int | None = None
+    max_per_order: int | None = None
+    min_per_order: int | None = None
+    sale_starts_at: Moment | None = None
+    sale_ends_at: Moment | None = None
 
 
 def product(row: ProductRow, currency: str) -> Product:
@@ -143,7 +182,44 @@ def product(row: ProductRow, currency: str) -> Product:
         active=row.active,
         stock=_units(row.stock),
         variants=variants,
+        rules=_rules(row),
     )
+
+
+def _rules(row: ProductRow) -> SaleRules:
+    for name, most in (
+        ("hold_ttl_s", MAX_HOLD_TTL_S),
+        ("max_per_buyer", MAX_QUANTITY),
+        ("max_per_order", MAX_QUANTITY),
+        ("min_per_order", MAX_QUANTITY),
+    ):
+        value = getattr(row, name)
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{name} {value} is not between 1 and {most}")
+    buyable = min(row.max_per_order or MAX_QUANTITY, row.max_per_buyer or MAX_QUANTITY)
+    if (row.min_per_order or 1) > buyable:
+        raise ValueError(f"min_per_order {row.min_per_order} is more than may be bought, {buyable}")
+    starts_ms, ends_ms = _ms(row.sale_starts_at), _ms(row.sale_ends_at)
+    if starts_ms is not None and ends_ms is not None and starts_ms >= ends_ms:
+        raise ValueError("sale_ends_at is not after sale_starts_at")
+    return SaleRules(
+        stock_policy=row.stock_policy or None,
+        hold_ttl_s=row.hold_ttl_s,
+        max_per_buyer=row.max_per_buyer,
+        max_per_order=row.max_per_order,
+        min_per_order=row.min_per_order,
+        starts_ms=starts_ms,
+        ends_ms=ends_ms,
+    )
+
+
+def _ms(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    ms = round(moment.timestamp() * 1000)
+    if not 0 <= ms < MAX_MS:
+        raise ValueError(f"{moment.isoformat()} is not between 1970 and 2286")
+    return ms
 
 
 def _id(value: str | int, what: str) -> str:

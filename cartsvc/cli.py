@@ -19,7 +19,7 @@ from rich.text import Text
 from cartsvc import __version__, demo, dev, identity, keys, process, rows, scripts, settings
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
-from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, UnknownSku
+from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, StockHeld, UnknownSku
 from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
@@ -27,7 +27,7 @@ from cartsvc.model import MAX_QUANTITY
 from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
-from cartsvc.stock import Stock, StockLevel
+from cartsvc.stock import Recorded, Stock
 
 T = TypeVar("T")
 
@@ -78,6 +78,8 @@ def _told(error: Exception) -> str:
             return f"the catalogue has no stock counter {sku!r}"
         case OutOfStock(sku=sku, free=free):
             return f"only {free} units of {sku!r} are free"
+        case StockHeld(sku=sku, held=held):
+            return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
         case OutcomeUnknown(reason=reason):
             return f"Redis: {reason}"
         case SettingError() | DevError() | EmbeddedError():
@@ -189,7 +191,7 @@ def import_command(
 
 @stock_app.command(name="get")
 def stock_get(sku: SkuArgument, tenant: TenantOption = None) -> None:
-    """Print the units free (in Redis) and received (in PostgreSQL)."""
+    """Print the units free, held and sold (in Redis) and received (in PostgreSQL)."""
     _stock(tenant, lambda stock: stock.get(sku))
 
 
@@ -199,7 +201,7 @@ def stock_set(
     units: Annotated[int, typer.Argument(min=0, max=MAX_QUANTITY)],
     tenant: TenantOption = None,
 ) -> None:
-    """Set the units free."""
+    """Set the units on hand: what carts hold stays held, the rest is free."""
     _stock(tenant, lambda stock: stock.set(sku, units))
 
 
@@ -279,14 +281,17 @@ def _prepare(values: Settings) -> None:
     _run(command())
 
 
-def _stock(tenant: str | None, change: Callable[[Stock], Coroutine[Any, Any, StockLevel]]) -> None:
-    async def command() -> StockLevel:
+def _stock(tenant: str | None, change: Callable[[Stock], Coroutine[Any, Any, Recorded]]) -> None:
+    async def command() -> Recorded:
         async with _connected(_settings(), tenant) as place:
             return await change(Stock(place.ledger, place.shelf, place.bucket))
 
-    level = _run(command())
-    free = "no counter" if level.free is None else f"{level.free} free"
-    out.print(f"{level.sku}: {free}, {level.received} received")
+    found = _run(command())
+    if found.level is None:
+        counted = "no counter"
+    else:
+        counted = f"{found.level.free} free, {found.level.held} held, {found.level.sold} sold"
+    out.print(f"{found.sku}: {counted}, {found.received} received")
 
 
 def _settings() -> Settings:

@@ -6,22 +6,42 @@ CartError
 │   ├── UnknownVariant     product_id, variant_id
 │   ├── UnknownSku         sku: the catalogue has no counter for it
 │   ├── InactiveProduct    product_id
+│   ├── SaleNotStarted     product_id, starts_ms, wait_ms
+│   ├── SaleEnded          product_id, ends_ms
 │   ├── OutOfStock         sku, free, in_cart
-│   └── CartFull           max_lines
+│   ├── OrderLimit         product_id, max_units, in_cart
+│   ├── BuyerLimit         product_id, max_units, has
+│   ├── BelowMinimum       product_id, min_units
+│   ├── CartFull           max_lines
+│   ├── CartSpent          max_line: the cart has given out all its line numbers
+│   ├── NoCart             the owner has no (such) active cart
+│   ├── NoLine             line: the cart does not have it
+│   ├── EmptyCart          there is nothing to convert
+│   ├── CartShort          lines: each with what is free of it; the cart can't be converted
+│   ├── CartChanged        the cart lost lines, and its owner is told now
+│   └── StockHeld          sku, held: carts hold more than the stock was to be set to
 ├── Unavailable            the service can't decide now; worth trying again
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
+│   ├── HoldsDue           carts: their holds have run out and are to be released first
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 └── Invalid                field, problem: the request itself is malformed
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
+
+from cartsvc.model import Notice, Shortage
 
 
 class CartError(Exception):
-    """Base of everything the core raises on purpose."""
+    """Base of everything the core raises on purpose.
 
-    facts: ClassVar[tuple[tuple[str, type], ...]] = ()
+    `notices` is what the cart's owner was not told yet: a refusal is a response too.
+    """
+
+    facts: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]] = ()
+    notices: tuple[Notice, ...] = ()
 
     def __init__(self, *values: Any) -> None:
         super().__init__(*values)
@@ -67,9 +87,89 @@ class OutOfStock(Refused):
     in_cart: int
 
 
+class SaleNotStarted(Refused):
+    """`wait_ms` is how long from now."""
+
+    facts = (("product_id", str), ("starts_ms", int), ("wait_ms", int))
+    product_id: str
+    starts_ms: int
+    wait_ms: int
+
+
+class SaleEnded(Refused):
+    facts = (("product_id", str), ("ends_ms", int))
+    product_id: str
+    ends_ms: int
+
+
+class OrderLimit(Refused):
+    """An order may have `max_units` of the product; the cart has `in_cart`."""
+
+    facts = (("product_id", str), ("max_units", int), ("in_cart", int))
+    product_id: str
+    max_units: int
+    in_cart: int
+
+
+class BuyerLimit(Refused):
+    """A buyer may have `max_units` of the product; cart and orders have `has`."""
+
+    facts = (("product_id", str), ("max_units", int), ("has", int))
+    product_id: str
+    max_units: int
+    has: int
+
+
+class BelowMinimum(Refused):
+    """An order must have at least `min_units` of the product."""
+
+    facts = (("product_id", str), ("min_units", int))
+    product_id: str
+    min_units: int
+
+
 class CartFull(Refused):
     facts = (("max_lines", int),)
     max_lines: int
+
+
+class CartSpent(Refused):
+    """Line numbers are never given twice, and the cart has used all `max_line` of them."""
+
+    facts = (("max_line", int),)
+    max_line: int
+
+
+class NoCart(Refused):
+    """The owner has no active cart, or not the one that was meant."""
+
+
+class NoLine(Refused):
+    """`line` is what was asked for: a SKU, or `#<cart id>#<line number>`."""
+
+    facts = (("line", str),)
+    line: str
+
+
+class EmptyCart(Refused):
+    """There is no line that could be converted."""
+
+
+class CartShort(Refused):
+    """Stock does not cover the cart; nothing of it was sold."""
+
+    facts = (("lines", Shortage.list_of),)
+    lines: list[Shortage]
+
+
+class CartChanged(Refused):
+    """The cart lost lines that its owner is told of only now; asked again, it is converted."""
+
+
+class StockHeld(Refused):
+    facts = (("sku", str), ("held", int))
+    sku: str
+    held: int
 
 
 class Unavailable(CartError):
@@ -83,6 +183,13 @@ class NotWarm(Unavailable):
 class NoCounter(Unavailable):
     facts = (("sku", str),)
     sku: str
+
+
+class HoldsDue(Unavailable):
+    """Units are held by carts whose time is up: `carts` are the keys of some."""
+
+    facts = (("carts", list),)
+    carts: list[str]
 
 
 class OutcomeUnknown(Unavailable):
@@ -108,5 +215,17 @@ REPLIES: dict[str, type[CartError]] = {
     "UNKNOWN_VARIANT": UnknownVariant,
     "INACTIVE_PRODUCT": InactiveProduct,
     "OUT_OF_STOCK": OutOfStock,
+    "SALE_NOT_STARTED": SaleNotStarted,
+    "SALE_ENDED": SaleEnded,
+    "ORDER_LIMIT": OrderLimit,
+    "BUYER_LIMIT": BuyerLimit,
+    "BELOW_MINIMUM": BelowMinimum,
     "CART_FULL": CartFull,
+    "CART_SPENT": CartSpent,
+    "NO_CART": NoCart,
+    "NO_LINE": NoLine,
+    "EMPTY_CART": EmptyCart,
+    "SHORT": CartShort,
+    "STOCK_HELD": StockHeld,
+    "HOLDS_DUE": HoldsDue,
 }

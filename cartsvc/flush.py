@@ -15,7 +15,7 @@ async def carts(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) ->
         if flush is None:
             return 0
         dirty = await backlog.dirty_carts(bucket, limit)
-        if not dirty.versions:
+        if not dirty.seen:
             return 0
         written = await flush.write_carts(dirty.carts)
     # After the commit: cleared before it, a crash would leave a change that nobody writes.

@@ -4,19 +4,21 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from cartsvc.errors import CartError, Invalid, Unavailable
+from cartsvc.model import Notice
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 RETRY_AFTER = (b"retry-after", b"1")
+NOTICE = b"x-cart-notice"
 
 _encode = msgspec.json.Encoder().encode
 _FIELD = re.compile(r"at `\$\.(\w+)|required field `(\w+)`")
@@ -50,6 +52,19 @@ def reply(status: int, content: Any, *headers: tuple[bytes, bytes]) -> Reply:
     return Reply(status, _encode(content), headers)
 
 
+def notice_header(notices: Sequence[Notice]) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that tells an owner what happened to the cart; none where nothing did."""
+    if not notices:
+        return ()
+    told = (f"{notice.reason}; sku={notice.sku}; quantity={notice.quantity}" for notice in notices)
+    return ((NOTICE, ", ".join(told).encode()),)
+
+
+def retry_after(wait_ms: int) -> tuple[bytes, bytes]:
+    """Whole seconds, rounded up: whoever comes back then is not too early."""
+    return (b"retry-after", b"%d" % -(-wait_ms // 1000))
+
+
 class Endpoint:
     """An ASGI application of one route: read the body, handle it, answer.
 
@@ -76,6 +91,8 @@ class Endpoint:
         except Exception as error:
             self._tell(error, scope)
             answer = self.refuse(error)
+            if isinstance(error, CartError) and error.notices:
+                answer = answer._replace(headers=(*answer.headers, *notice_header(error.notices)))
         await answer.send(send)
 
     def _tell(self, error: Exception, scope: Scope) -> None:

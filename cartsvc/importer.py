@@ -8,7 +8,8 @@ from cartsvc import catalog
 from cartsvc.catalog import Product
 from cartsvc.errors import NotWarm
 from cartsvc.keys import Bucket
-from cartsvc.ledger import Ledger
+from cartsvc.ledger import CatalogueChange, Ledger
+from cartsvc.model import StockLevel
 from cartsvc.rows import Row
 from cartsvc.shelf import Shelf
 
@@ -57,15 +58,39 @@ class Importer:
         products = self._products(rows, refuse)
         while batch := list(islice(products, BATCH)):
             # Two rows with one id: the later one counts.
-            last = list({product.id: product for product in batch}.values())
+            last = {product.id: (line, product) for line, product in batch}
             async with self.ledger.catalogue_change(self.bucket.tenant) as change:
-                counters = await change.put_products(self.currency, last, set_stock=set_stock)
-                done.counters += await self.shelf.put(
-                    self.bucket, last, counters, set_stock=set_stock
-                )
+                chosen = [product for _, product in last.values()]
+                counters = await change.put_products(self.currency, chosen)
+                done.counters += await self.shelf.put(self.bucket, chosen, counters)
+                if set_stock:
+                    done.counters += await self._set_stock(change, last.values(), refuse)
             done.products += len(last)
             on_batch(len(last))
         return done
+
+    async def _set_stock(
+        self,
+        change: CatalogueChange,
+        products: Iterable[tuple[int, Product]],
+        refuse: Callable[[int, str], None],
+    ) -> int:
+        """Set the stock that products name; returns how many counters' could be set."""
+        named = {
+            sku: (units, line) for line, product in products for sku, units in product.stock_of()
+        }
+        stocks = [(sku, units) for sku, (units, _) in named.items()]
+        levels = []
+        for result in await self.shelf.set_stocks(self.bucket, stocks):
+            if isinstance(result, StockLevel):
+                levels.append(result)
+            else:
+                units, line = named[result.sku]
+                refuse(
+                    line, f"stock {units} of {result.sku} is less than carts hold, {result.held}"
+                )
+        await change.record_stock(levels)
+        return len(levels)
 
     async def _open(self) -> None:
         """Make a new bucket warm; one that PostgreSQL knows has to be, or Redis has lost it."""
@@ -79,12 +104,13 @@ class Importer:
 
     def _products(
         self, rows: Iterable[Row], refuse: Callable[[int, str], None]
-    ) -> Iterator[Product]:
+    ) -> Iterator[tuple[int, Product]]:
+        """Good rows' products, each with its line."""
         for line, row, problem in rows:
             if row is None:
                 refuse(line, problem)
                 continue
             try:
-                yield catalog.product(row, self.currency)
+                yield line, catalog.product(row, self.currency)
             except ValueError as error:
                 refuse(line, str(error))

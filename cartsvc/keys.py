@@ -1,5 +1,6 @@
 """Every key in Redis: its name, type and writers. No other module, and no script, builds one."""
 
+import secrets
 from typing import NamedTuple
 
 from cartsvc.model import Owner
@@ -14,68 +15,151 @@ class KeyKind(NamedTuple):
     holds: str
 
 
+_CARTS = "scripts cart_*"
+
 TABLE = (
     KeyKind(
         "cart:{tenant:bucket}:<kind>:<owner>",
         "hash",
-        "cart_add",
+        f"{_CARTS}, hold_release",
         "the owner's active cart: id, status, version, created, updated (ms), lines, last_line; "
-        "per line q:<sku> = quantity and l:<sku> = what was fixed at addition, as JSON",
+        "per line q:<sku> = quantity (s:<sku> when saved for later), l:<sku> = what was fixed at "
+        "addition, as JSON, h:<sku> = deadline (ms) and counter while its units are held; "
+        "due = its earliest deadline, notices = what its owner was not told yet",
     ),
-    KeyKind("carts:{tenant:bucket}", "hash", "cart_add", "cart id -> cart key"),
     KeyKind(
-        "product:{tenant:bucket}:<product>",
+        "closed:{tenant:bucket}:<token>:<kind>:<owner>",
+        "hash",
+        "cart_close, cart_merge, cart_flushed",
+        "a cart that is no longer active, until it is in PostgreSQL",
+    ),
+    KeyKind("carts:{tenant:bucket}", "hash", _CARTS, "cart id -> cart key"),
+    KeyKind(
+        "catalogue:{tenant:bucket}",
         "hash",
         "product_put",
-        "what an add reads of the catalogue: active, and price, line, stock (the counter's SKU); "
-        "the same with :<variant> behind for each variant",
+        "SKU -> what an add reads of it, as JSON: price, active, policy ('' is the tenant's), "
+        "counter (the SKU whose stock it draws on), rules of the sale, what a line fixes",
     ),
-    KeyKind("stock:{tenant:bucket}", "hash", "product_put, stock_set, stock_add", "SKU -> units"),
+    KeyKind(
+        "stock:{tenant:bucket}",
+        "hash",
+        f"product_put, stock_*, {_CARTS}, hold_release",
+        "counter (a SKU) -> units free",
+    ),
+    KeyKind(
+        "held:{tenant:bucket}", "hash", f"{_CARTS}, hold_release", "counter -> units held by carts"
+    ),
+    KeyKind("sold:{tenant:bucket}", "hash", "cart_close", "counter -> units sold"),
+    KeyKind(
+        "received:{tenant:bucket}",
+        "hash",
+        "product_put, stock_*",
+        "counter -> units received: free + held + sold, always",
+    ),
+    KeyKind(
+        "holds:{tenant:bucket}",
+        "zset",
+        f"{_CARTS}, hold_release",
+        "cart key -> its earliest deadline, ms",
+    ),
+    KeyKind(
+        "holds_by_sku:{tenant:bucket}",
+        "zset",
+        f"{_CARTS}, hold_release",
+        "'<counter> <deadline> <sku> <cart key>' of every held line, by name",
+    ),
+    KeyKind(
+        "holders:{tenant:bucket}",
+        "zset",
+        f"{_CARTS}, hold_release",
+        "'<sku> <cart key>' of every line, by name: which carts hold a SKU",
+    ),
+    KeyKind(
+        "buyers:{tenant:bucket}",
+        "hash",
+        "cart_close",
+        "'<product> <kind>:<owner>' -> units ordered, of products that limit them per buyer",
+    ),
     KeyKind(
         "seq:{tenant:bucket}",
         "string",
-        "bucket_open, cart_add",
+        "bucket_open, cart_*",
         "the last cart id given; while it is missing, nothing is changed in the bucket",
     ),
     KeyKind(
         "dirty:{tenant:bucket}",
         "zset",
-        "cart_add, cart_flushed",
+        f"{_CARTS}, hold_release, cart_flushed",
         "cart key -> when its oldest unflushed change was made, ms",
     ),
     KeyKind(
         "prices:{tenant:bucket}",
         "stream",
-        "cart_add",
+        f"{_CARTS}",
         "price changes of cart lines, until they are in PostgreSQL",
+    ),
+    KeyKind(
+        "repricing:{tenant:bucket}",
+        "hash",
+        "product_put, cart_reprice",
+        "SKU whose price changed -> the last cart that has the new one; until all have it",
     ),
 )
 
 
 class Bucket:
-    """The keys of one (tenant, bucket). The hash tag keeps them in one slot of a cluster."""
+    """The keys of one (tenant, bucket). The hash tag keeps them in one slot of a cluster.
 
-    __slots__ = ("carts", "dirty", "number", "prices", "seq", "stock", "tag", "tenant")
+    `shared` are those that `lua/lib/bucket.lua` names, in its order.
+    """
 
     def __init__(self, tenant: str, number: int = 0) -> None:
         self.tenant = tenant
         self.number = number
         self.tag = f"{{{tenant}:{number}}}"
-        self.carts = f"carts:{self.tag}"
         self.seq = f"seq:{self.tag}"
+        self.catalogue = f"catalogue:{self.tag}"
         self.stock = f"stock:{self.tag}"
+        self.held = f"held:{self.tag}"
+        self.sold = f"sold:{self.tag}"
+        self.received = f"received:{self.tag}"
+        self.holds = f"holds:{self.tag}"
+        self.holds_by_sku = f"holds_by_sku:{self.tag}"
+        self.holders = f"holders:{self.tag}"
+        self.buyers = f"buyers:{self.tag}"
+        self.carts = f"carts:{self.tag}"
         self.dirty = f"dirty:{self.tag}"
         self.prices = f"prices:{self.tag}"
+        self.repricing = f"repricing:{self.tag}"
+        self.shared = (
+            self.seq,
+            self.catalogue,
+            self.stock,
+            self.held,
+            self.sold,
+            self.holds,
+            self.holds_by_sku,
+            self.holders,
+            self.buyers,
+            self.carts,
+            self.dirty,
+            self.prices,
+        )
 
     def cart(self, owner: Owner) -> str:
         return f"cart:{self.tag}:{owner.kind}:{owner.id}"
 
-    def product(self, product_id: str) -> str:
-        return f"product:{self.tag}:{product_id}"
+    def closed(self, owner: Owner) -> str:
+        """A key, not used before, for a cart that its owner has no longer."""
+        return f"closed:{self.tag}:{secrets.token_hex(8)}:{owner.kind}:{owner.id}"
 
     def owner(self, cart_key: str) -> Owner:
-        """The owner whose cart `cart_key` is: the inverse of `cart`."""
-        kind, _, owner_id = cart_key.removeprefix(f"cart:{self.tag}:").partition(":")
+        """The owner whose cart `cart_key` is, or was."""
+        family, _, rest = cart_key.partition(f":{self.tag}:")
+        if family == "closed":
+            _, _, rest = rest.partition(":")
+        kind, _, owner_id = rest.partition(":")
         return Owner(kind, owner_id)
 
     def __repr__(self) -> str:

@@ -6,12 +6,13 @@ from typing import Any, Self
 
 import asyncpg
 import orjson
+from msgspec.structs import astuple
 
 from cartsvc import sql
 from cartsvc.catalog import Product
 from cartsvc.errors import UnknownSku
 from cartsvc.keys import Bucket
-from cartsvc.model import Cart, PriceChange, item_id, split_sku
+from cartsvc.model import MAX_LINE, Cart, Line, Owner, PriceChange, StockLevel, item_id, split_sku
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a call raises when PostgreSQL is away, or refuses."""
@@ -102,6 +103,24 @@ class Ledger:
         """
         return await _recorded_stock(self.pool, tenant, sku)
 
+    async def active_cart(self, tenant: str, owner: Owner) -> Cart | None:
+        """The owner's active cart as it was flushed last."""
+        async with self._transaction() as connection:
+            row = await connection.fetchrow(_q("active_cart"), tenant, owner.kind, owner.id)
+            if row is None:
+                return None
+            lines = await connection.fetch(_q("lines"), tenant, row["id"])
+        return Cart(
+            id=row["id"],
+            owner=owner,
+            status=row["status"],
+            version=row["version"],
+            created_ms=int(row["created_ms"]),
+            updated_ms=int(row["updated_ms"]),
+            last_line=row["last_line"],
+            lines=[_line(line) for line in lines],
+        )
+
     @contextlib.asynccontextmanager
     async def flush(self, bucket: Bucket) -> AsyncIterator["Flush | None"]:
         """A transaction that writes carts and price changes of `bucket`.
@@ -121,12 +140,10 @@ class CatalogueChange:
         self._connection = connection
         self._tenant = tenant
 
-    async def put_products(
-        self, currency: str, products: Sequence[Product], *, set_stock: bool
-    ) -> dict[str, int]:
+    async def put_products(self, currency: str, products: Sequence[Product]) -> dict[str, int]:
         """Write catalogue records; `products` has each id once.
 
-        Stock is recorded for counters that are new, or with `set_stock` for all that are named.
+        Stock is recorded for counters that are new.
         Returns the recorded stock of each SKU of the products that has a counter of its own.
         """
         variants = [
@@ -135,7 +152,7 @@ class CatalogueChange:
             for position, variant in enumerate(product.variants)
         ]
         counters = [item for product in products for item in product.counters().items()]
-        named = [item for product in products for item in product.stock_of()]
+        rules = [astuple(product.rules) for product in products]
         ids = [product.id for product in products]
         tenant, connection = self._tenant, self._connection
         async with connection.transaction():
@@ -148,11 +165,10 @@ class CatalogueChange:
                 [product.price_minor for product in products],
                 [orjson.dumps(product.images).decode() for product in products],
                 [product.active for product in products],
+                *_columns(rules, 7),
             )
             await connection.execute(_q("delete_variants"), tenant, ids)
             await connection.execute(_q("insert_variants"), tenant, *_columns(variants, 5))
-            if set_stock:
-                await connection.execute(_q("replace_stock"), tenant, *_columns(named, 2))
             await connection.execute(_q("insert_stock"), tenant, *_columns(counters, 2))
             skus = [sku for product in products for sku in product.skus()]
             rows = await connection.fetch(_q("counters"), tenant, skus)
@@ -162,12 +178,10 @@ class CatalogueChange:
         """As the ledger's; on the connection that holds the lock, since others may all wait."""
         return await _recorded_stock(self._connection, self._tenant, sku)
 
-    @contextlib.asynccontextmanager
-    async def recording_stock(self, sku: str, received: int) -> AsyncIterator[None]:
-        """Record the units of a counter, if what happens in the context goes well."""
-        async with self._connection.transaction():
-            await self._connection.execute(_q("record_stock"), self._tenant, sku, received)
-            yield
+    async def record_stock(self, levels: Collection[StockLevel]) -> None:
+        """Record what counters have received."""
+        rows = [(level.sku, level.received) for level in levels]
+        await self._connection.execute(_q("record_stock"), self._tenant, *_columns(rows, 2))
 
 
 class Flush:
@@ -181,10 +195,19 @@ class Flush:
         """Write carts that are newer than their rows; returns how many were."""
         tenant = self._bucket.tenant
         rows = [
-            (c.id, c.owner.kind, c.owner.id, c.status, c.version, c.created_ms, c.updated_ms)
-            for c in carts
+            (
+                cart.id,
+                cart.owner.kind,
+                cart.owner.id,
+                cart.status,
+                cart.version,
+                cart.created_ms,
+                cart.updated_ms,
+                cart.last_line,
+            )
+            for cart in carts
         ]
-        written = await self._connection.fetch(_q("upsert_carts"), tenant, *_columns(rows, 7))
+        written = await self._connection.fetch(_q("upsert_carts"), tenant, *_columns(rows, 8))
         ids = {row["id"] for row in written}
         lines = [
             (
@@ -198,12 +221,14 @@ class Flush:
                 line.variant_name,
                 line.image_url,
                 line.added_ms,
+                line.saved,
+                line.held_until_ms,
             )
             for cart in carts
             if cart.id in ids
             for line in cart.lines
         ]
-        columns = _columns(lines, 10)
+        columns = _columns(lines, 12)
         await self._connection.execute(_q("delete_lines"), tenant, list(ids), columns[1])
         await self._connection.execute(_q("upsert_lines"), tenant, *columns)
         return len(ids)
@@ -239,6 +264,23 @@ async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
     if received is None:
         raise UnknownSku(sku)
     return received
+
+
+def _line(row: Any) -> Line:
+    held_until_ms = row["held_until_ms"]
+    return Line(
+        number=row["id"] & MAX_LINE,
+        product_id=row["product_id"],
+        variant_id=row["variant_id"],
+        quantity=row["quantity"],
+        price_minor=row["price_minor"],
+        name=row["name"],
+        variant_name=row["variant_name"],
+        image_url=row["image_url"],
+        added_ms=int(row["added_ms"]),
+        held_until_ms=None if held_until_ms is None else int(held_until_ms),
+        saved=row["saved"],
+    )
 
 
 def _q(name: str) -> str:

@@ -1,6 +1,7 @@
 """Carts, lines and the ids that lead to them. Plain values: nothing here talks to a server."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -10,6 +11,9 @@ CART_ID_STEP: Final = 1 << 8
 
 LINE_BITS: Final = 12
 """`item_id = cart_id << 12 | line number`; both ids stay below 2**53, safe in JavaScript."""
+
+MAX_LINE: Final = (1 << LINE_BITS) - 1
+"""The last line number that a cart can give."""
 
 MAX_QUANTITY: Final = 999_999_999
 """Largest quantity and stock counter: nine digits, safe in Lua, JSON and PostgreSQL's integer."""
@@ -34,7 +38,11 @@ class LineRequest(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line item. `number` is the line's own within its cart and is never given again."""
+    """A line item. `number` is the line's own within its cart and is never given again.
+
+    `held_until_ms` is the deadline until which its units are the shopper's, None where they are
+    not held. A line that is `saved` for later is no part of the order.
+    """
 
     number: int
     product_id: str
@@ -45,14 +53,31 @@ class Line(msgspec.Struct, frozen=True):
     variant_name: str | None
     image_url: str | None
     added_ms: int
+    held_until_ms: int | None = None
+    saved: bool = False
+
+    @property
+    def sku(self) -> str:
+        return sku(self.product_id, self.variant_id)
 
     @property
     def subtotal_minor(self) -> int:
         return self.quantity * self.price_minor
 
 
+class Notice(msgspec.Struct, frozen=True):
+    """What happened to a line without its owner: `reason` is "hold_expired"."""
+
+    sku: str
+    quantity: int
+    reason: str
+
+
 class Cart(msgspec.Struct, frozen=True):
-    """A cart at one version; `lines` in the order in which they were added."""
+    """A cart at one version; `lines` in the order in which they were added.
+
+    `status` is ACTIVE, CONVERTED, ABANDONED or REMOVED; `last_line` the highest line number given.
+    """
 
     id: int
     owner: Owner
@@ -60,15 +85,68 @@ class Cart(msgspec.Struct, frozen=True):
     version: int
     created_ms: int
     updated_ms: int
+    last_line: int
     lines: list[Line]
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def in_order(self) -> list[Line]:
+        """The lines that are not saved for later."""
+        return [line for line in self.lines if not line.saved]
 
     @property
     def total_quantity(self) -> int:
-        return sum(line.quantity for line in self.lines)
+        return sum(line.quantity for line in self.in_order)
 
     @property
     def total_minor(self) -> int:
-        return sum(line.subtotal_minor for line in self.lines)
+        return sum(line.subtotal_minor for line in self.in_order)
+
+
+class Shortage(msgspec.Struct, frozen=True):
+    """A line that the stock does not cover."""
+
+    sku: str
+    free: int
+    wanted: int
+
+    @classmethod
+    def list_of(cls, flat: Sequence[str | int]) -> "list[Shortage]":
+        """Shortages from a script's reply: sku, free, wanted, and so on."""
+        return [
+            cls(str(sku), int(free), int(wanted))
+            for sku, free, wanted in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        ]
+
+
+class Unmerged(msgspec.Struct, frozen=True):
+    """A guest's line of which only `moved` of `asked` units found a place; `reason` is the code of
+    the refusal that an add of the rest would have met, or ALREADY_IN_CART."""
+
+    sku: str
+    asked: int
+    moved: int
+    reason: str
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """A cart into which a guest's was merged, and what did not fit."""
+
+    cart: Cart
+    unmerged: list[Unmerged]
+
+
+class StockLevel(msgspec.Struct, frozen=True):
+    """A counter's units at one instant: `free + held + sold` is what was received."""
+
+    sku: str
+    free: int
+    held: int
+    sold: int
+
+    @property
+    def received(self) -> int:
+        return self.free + self.held + self.sold
 
 
 class PriceChange(msgspec.Struct, frozen=True):
@@ -87,6 +165,11 @@ class PriceChange(msgspec.Struct, frozen=True):
 def sku(product_id: str, variant_id: str | None) -> str:
     """`<product>` or `<product>/<variant>`; neither id may hold a slash."""
     return product_id if variant_id is None else f"{product_id}/{variant_id}"
+
+
+def line_name(item: int) -> str:
+    """How scripts are told of a line by its item id."""
+    return f"#{item >> LINE_BITS}#{item & MAX_LINE}"
 
 
 def split_sku(text: str) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ import socket
 import uvicorn
 
 from cartsvc import notify, scripts
-from cartsvc.app import create_app
+from cartsvc.app import create_app, store_of
 from cartsvc.backlog import Backlog
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
@@ -83,8 +83,10 @@ async def work(settings: Settings) -> bool:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     redis = scripts.connect(settings.redis_url, timeout_s=BULK_TIMEOUT_S, silence_s=BULK_TIMEOUT_S)
     ledger = await Ledger.connect(settings.database_url)
+    runner = Runner(redis, timeout_s=BULK_TIMEOUT_S)
     worker = Worker(
-        Backlog(Runner(redis, timeout_s=BULK_TIMEOUT_S)),
+        store_of(settings, runner),
+        Backlog(runner),
         ledger,
         batch=settings.flush_batch,
         interval_s=settings.flush_interval_s,

@@ -2,18 +2,21 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from cartsvc.errors import REPLIES, OutcomeUnknown
+from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
+from cartsvc.model import Notice
 
 Argument = str | int
 
@@ -22,21 +25,57 @@ _PACKAGE = Path(__file__).parent
 FOLDER = _PACKAGE / "lua" if (_PACKAGE / "lua").is_dir() else _PACKAGE.parent / "lua"
 
 
-@dataclass(frozen=True, slots=True)
+_USES = re.compile(r"^-- uses (.+)$", re.MULTILINE)
+_PLACE = re.compile(r"user_script:(\d+)")
+
+
+@dataclass(frozen=True)
 class Script:
-    name: str
+    """What Redis runs: the pieces that the script's header names, and behind them the script.
+
+    `places` are (first line, file) of each, in order.
+    """
+
     source: str
-    sha: str
+    places: tuple[tuple[int, str], ...]
+
+    @cached_property
+    def sha(self) -> str:
+        # SHA-1 is what Redis names scripts by; nothing is secured with it.
+        return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def located(self, message: str) -> str:
+        """An error message of Redis, in which lines are those of the files."""
+        return _PLACE.sub(self._place, message)
+
+    def _place(self, found: re.Match[str]) -> str:
+        line = int(found[1])
+        first, file = [place for place in self.places if place[0] <= line][-1]
+        return f"{file}:{line - first + 1}"
 
 
-def compiled(name: str, source: str) -> Script:
-    # SHA-1 is what Redis names scripts by; nothing is secured with it.
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+def compiled(name: str, read: Callable[[str], str]) -> Script:
+    """The script `name`, joined with what it uses; `read` gives the text of a file."""
+    main = f"{name}.lua"
+    body = read(main)
+    found = _USES.search(body)
+    files = [*(f"lib/{piece}.lua" for piece in (found[1].split(", ") if found else ())), main]
+    source = "#!lua\n"
+    places = []
+    for file in files:
+        # Where the file's first line is; in a script, not in a piece, that is its `#!lua`.
+        places.append((source.count("\n") + (file != main), file))
+        source += read(file).removeprefix("#!lua\n")
+    return Script(source, tuple(places))
+
+
+def read(file: str) -> str:
+    return (FOLDER / file).read_text(encoding="utf-8")
 
 
 @cache
 def load(name: str) -> Script:
-    return compiled(name, (FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
+    return compiled(name, read)
 
 
 def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Redis:
@@ -87,7 +126,7 @@ class Runner:
         except TimeoutError:
             raise OutcomeUnknown(f"{name}: no answer within {self.timeout_s} s") from None
         except (RedisError, OSError) as error:
-            raise OutcomeUnknown(f"{name}: {error}") from error
+            raise OutcomeUnknown(f"{name}: {self.script(name).located(str(error))}") from error
         return answer(reply)
 
     async def run_many(
@@ -99,6 +138,16 @@ class Runner:
 
         Raises as `run` does, at the first run that failed; the others are done all the same.
         """
+        results = await self.try_many(name, calls)
+        for result in results:
+            if isinstance(result, CartError):
+                raise result
+        return results
+
+    async def try_many(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any]:
+        """As `run_many`, but a run that was refused gives its error instead of a result."""
         script = self.script(name)
         try:
             await self.redis.script_load(script.source)
@@ -107,8 +156,8 @@ class Runner:
                 pipeline.execute_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
             replies = await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise OutcomeUnknown(f"{name}: {error}") from error
-        return [answer(reply) for reply in replies]
+            raise OutcomeUnknown(f"{name}: {script.located(str(error))}") from error
+        return [_attempt(reply) for reply in replies]
 
     async def _evaluate(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
@@ -128,11 +177,33 @@ def answer(reply: list[Any]) -> Any:
     """What stands behind the code OK; any other code is raised as its error."""
     code = reply[0].decode()
     if code == "OK":
-        return reply[1]
-    error = REPLIES[code]
-    facts = zip(error.facts, reply[1:], strict=True)
-    raise error(*(kind(_text(value)) for (_, kind), value in facts))
+        return reply[1] if len(reply) == 2 else reply[1:]
+    kind = REPLIES[code]
+    values = reply[1:]
+    error = kind(
+        *(told(_text(value)) for (_, told), value in zip(kind.facts, values, strict=False))
+    )
+    if len(values) > len(kind.facts):
+        error.notices = notices(values[-1])
+    raise error
 
 
-def _text(value: bytes | int) -> str | int:
+def _attempt(reply: list[Any]) -> Any:
+    try:
+        return answer(reply)
+    except CartError as error:
+        return error
+
+
+_notices = msgspec.json.Decoder(tuple[Notice, ...])
+
+
+def notices(text: bytes) -> tuple[Notice, ...]:
+    """What a script has to tell an owner: JSON objects, by commas."""
+    return _notices.decode(b"[%b]" % text) if text else ()
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(one) for one in value]
     return value.decode() if isinstance(value, bytes) else value

@@ -28,6 +28,10 @@ def _setting(
     return field(default=default, metadata=metadata, repr=not secret)
 
 
+MAX_HOLD_TTL_S = 7 * 86_400
+"""Longest that a cart may hold units, in seconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One value a field; field `redis_url` is read from `CARTSVC_REDIS_URL`."""
@@ -44,6 +48,12 @@ class Settings:
     tenant: str = _setting("default", "tenant of the contracts that name none")
     currency: str = _setting("USD", "the one currency of prices, an ISO 4217 code")
     max_lines: int = _setting(50, "distinct lines a cart may hold", at_least=1, at_most=1_000)
+    stock_policy: str = _setting(
+        "check", "stock of products that say nothing else: check, hold or untracked"
+    )
+    hold_ttl_s: int = _setting(
+        600, "seconds for which such products are held", at_least=1, at_most=MAX_HOLD_TTL_S
+    )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
         0.8, "longest wait for Redis in a request; then 503", at_least=0.01
@@ -79,6 +89,7 @@ TENANT_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 _SHAPES = (
     ("tenant", TENANT_PATTERN, "a tenant id (letters, digits, _ and -, at most 64)"),
     ("currency", r"[A-Z]{3}", "a currency code of three capital letters"),
+    ("stock_policy", r"check|hold|untracked", "check, hold or untracked"),
     ("log_level", r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
     (
         "jwt_secret",

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from cartsvc.catalog import Product, record
+from cartsvc.catalog import Product, records
+from cartsvc.errors import CartError, NoCounter, StockHeld
 from cartsvc.keys import Bucket
+from cartsvc.model import StockLevel
 from cartsvc.scripts import Argument, Runner
 
 
@@ -25,46 +27,72 @@ class Shelf:
         return bool(await self.runner.redis.exists(bucket.seq))
 
     async def put(
-        self,
-        bucket: Bucket,
-        products: Sequence[Product],
-        counters: Mapping[str, int],
-        *,
-        set_stock: bool,
+        self, bucket: Bucket, products: Sequence[Product], counters: Mapping[str, int]
     ) -> int:
         """Write products, each in one script; `counters` has the stock of SKUs with a counter.
 
-        Returns how many counters were given their stock: the ones that Redis did not have, or
-        with `set_stock` all whose stock the product names.
+        A counter that Redis does not know takes its stock from there; returns how many did. Of a
+        SKU whose price changed, the carts that hold it are marked for the worker to visit.
         """
-        calls = [self._put(bucket, product, counters, set_stock) for product in products]
+        calls = [self._put(bucket, product, counters) for product in products]
         return sum(await self.runner.run_many("product_put", calls))
 
     @staticmethod
     def _put(
-        bucket: Bucket, product: Product, counters: Mapping[str, int], set_stock: bool
+        bucket: Bucket, product: Product, counters: Mapping[str, int]
     ) -> tuple[list[str], list[Argument]]:
-        named = dict(product.stock_of()) if set_stock else {}
-        own = [sku for sku in product.skus() if sku in counters]
-        arguments: list[Argument] = [len(own)]
-        for sku in own:
-            arguments += (sku, counters[sku], "set" if sku in named else "new")
-        arguments += record(product, counters)
-        return [bucket.product(product.id), bucket.seq, bucket.stock], arguments
+        about = records(product, counters)
+        arguments: list[Argument] = [product.id, len(about)]
+        for record in about.items():
+            arguments += record
+        for sku in product.skus():
+            if sku in counters:
+                arguments += (sku, counters[sku])
+        keys = [bucket.seq, bucket.catalogue, bucket.stock, bucket.received]
+        return [*keys, bucket.holders, bucket.repricing], arguments
 
-    async def set_stock(self, bucket: Bucket, sku: str, units: int) -> int:
-        """Set the units free of a counter, which is made if it is missing."""
-        keys = [bucket.stock, bucket.seq]
-        free: int = await self.runner.run("stock_set", keys, [sku, units])
-        return free
+    async def set_stock(self, bucket: Bucket, sku: str, units: int) -> StockLevel:
+        """Set the units on hand, free and held; a counter that is missing is made.
 
-    async def add_stock(self, bucket: Bucket, sku: str, units: int) -> int:
-        """Take units in, or out as far as they are free; returns the units free afterwards."""
-        keys = [bucket.stock, bucket.seq]
-        free: int = await self.runner.run("stock_add", keys, [sku, units])
-        return free
+        Raises:
+            StockHeld: carts hold more than that.
+        """
+        return await self._count("stock_set", bucket, sku, units)
 
-    async def stock(self, bucket: Bucket, sku: str) -> int | None:
-        """Units free, or None where there is no counter."""
-        free = await self.runner.redis.hget(bucket.stock, sku)
-        return None if free is None else int(free)
+    async def set_stocks(
+        self, bucket: Bucket, stocks: Sequence[tuple[str, int]]
+    ) -> list[StockLevel | StockHeld]:
+        """As `set_stock` for many counters, (SKU, units) each; a refusal is returned in place."""
+        calls = [self._counting(bucket, sku, units) for sku, units in stocks]
+        results = await self.runner.try_many("stock_set", calls)
+        for result in results:
+            if isinstance(result, CartError) and not isinstance(result, StockHeld):
+                raise result
+        return [
+            result if isinstance(result, StockHeld) else StockLevel(sku, *result)
+            for (sku, _), result in zip(stocks, results, strict=True)
+        ]
+
+    async def add_stock(self, bucket: Bucket, sku: str, units: int) -> StockLevel:
+        """Take units in, or out as far as they are free."""
+        return await self._count("stock_add", bucket, sku, units)
+
+    async def stock(self, bucket: Bucket, sku: str) -> StockLevel | None:
+        """A counter's units, or None where there is no counter."""
+        try:
+            return await self._count("stock_get", bucket, sku)
+        except NoCounter:
+            return None
+
+    async def _count(
+        self, script: str, bucket: Bucket, sku: str, *arguments: Argument
+    ) -> StockLevel:
+        counted = await self.runner.run(script, *self._counting(bucket, sku, *arguments))
+        return StockLevel(sku, *counted)
+
+    @staticmethod
+    def _counting(
+        bucket: Bucket, sku: str, *arguments: Argument
+    ) -> tuple[list[str], list[Argument]]:
+        keys = [bucket.seq, bucket.stock, bucket.held, bucket.sold, bucket.received]
+        return keys, [sku, *arguments]

@@ -1,13 +1,37 @@
-"""Carts in Redis: a method is one script, one round trip, all or nothing."""
+"""Carts in Redis: a method is one script, one round trip, all or nothing, and returns the cart.
+
+When a hold that has run out stands in the way, the script says so and changes nothing; the hold is
+released and the script is run again.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 
+from cartsvc.errors import CartChanged, HoldsDue, NoCart, NoLine
 from cartsvc.keys import Bucket
-from cartsvc.model import CART_ID_STEP, Cart, Line, LineRequest, Owner, split_sku
-from cartsvc.scripts import Argument, Runner
+from cartsvc.model import (
+    LINE_BITS,
+    MAX_LINE,
+    Cart,
+    Line,
+    LineRequest,
+    Merged,
+    Owner,
+    Unmerged,
+    line_name,
+    sku,
+    split_sku,
+)
+from cartsvc.scripts import Argument, Runner, notices
+
+RELEASE_LINES = 100
+"""Held lines that one script may release: what bounds the time for which it blocks Redis."""
+
+_RELEASES = 10
+"""Times that a request releases holds before it gives up."""
 
 
 def now_ms() -> int:
@@ -17,36 +41,191 @@ def now_ms() -> int:
 class Store:
     """The cart operations of every tenant.
 
-    Every method raises the `Refused` or `Unavailable` error that its script's reply stands for.
+    A `line` is named by its SKU or, from `model.line_name`, by its item id. Every method raises the
+    `Refused` or `Unavailable` error that its script's reply stands for; `NoCart` where the owner
+    has no active cart, `NoLine` where the cart has no such line.
     """
 
     def __init__(
-        self, runner: Runner, *, max_lines: int, clock_ms: Callable[[], int] = now_ms
+        self,
+        runner: Runner,
+        *,
+        max_lines: int,
+        stock_policy: str = "check",
+        hold_ttl_s: int = 600,
+        clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.runner = runner
         self.max_lines = max_lines
+        self.stock_policy = stock_policy
+        self.hold_ttl_s = hold_ttl_s
         self.clock_ms = clock_ms
 
     async def add(self, bucket: Bucket, owner: Owner, lines: Sequence[LineRequest]) -> Cart:
-        """Put `lines` into the owner's cart, all or none, and return the whole cart."""
-        keys = [
-            bucket.cart(owner),
-            bucket.carts,
-            bucket.seq,
-            bucket.stock,
-            bucket.dirty,
-            bucket.prices,
-        ]
-        arguments: list[Argument] = [self.clock_ms(), self.max_lines, CART_ID_STEP]
+        """Put `lines` into the owner's cart, all or none."""
+        quantities: dict[str, int] = {}
         for line in lines:
-            keys.append(bucket.product(line.product_id))
-            arguments += (line.product_id, line.variant_id or "", line.quantity)
-        flat = iter(await self.runner.run("cart_add", keys, arguments))
-        return cart_of(owner, dict(zip(flat, flat, strict=True)))
+            name = sku(line.product_id, line.variant_id)
+            known = name in quantities
+            quantities[name] = quantities[name] + line.quantity if known else line.quantity
+        arguments = [part for line in quantities.items() for part in line]
+        return await self._change("cart_add", bucket, owner, arguments)
+
+    async def set_quantity(self, bucket: Bucket, owner: Owner, line: str, quantity: int) -> Cart:
+        """Give a line another quantity, at least 1. Fewer is never refused for lack of stock."""
+        return await self._change("cart_set", bucket, owner, [line, quantity])
+
+    async def remove(self, bucket: Bucket, owner: Owner, line: str, *more: str) -> Cart:
+        """Take lines out of the cart, all or none of them."""
+        return await self._change("cart_remove", bucket, owner, [line, *more])
+
+    async def clear(self, bucket: Bucket, owner: Owner) -> Cart:
+        """Take every line out of the cart, saved ones too."""
+        return await self._change("cart_remove", bucket, owner, [])
+
+    async def save_for_later(self, bucket: Bucket, owner: Owner, line: str) -> Cart:
+        """Set a line aside: it stays in the cart, counts for nothing, and holds nothing."""
+        return await self._change("cart_save", bucket, owner, [line, 1])
+
+    async def take_back(self, bucket: Bucket, owner: Owner, line: str) -> Cart:
+        """Bring back a line that was saved for later, if an add of its units would be granted."""
+        return await self._change("cart_save", bucket, owner, [line, 0])
+
+    async def read(self, bucket: Bucket, owner: Owner) -> Cart:
+        """The owner's cart, for the owner: notices count as told."""
+        keys = [bucket.cart(owner), bucket.seq]
+
+        async def attempt() -> Any:
+            return await self.runner.run("cart_read", keys, [self.clock_ms()])
+
+        return cart_of(owner, _fields(await self._releasing(bucket, attempt)))
+
+    async def find(self, bucket: Bucket, cart_id: int) -> Cart:
+        """A cart by its id, for others than its owner; active, or closed and not flushed yet.
+
+        Takes two round trips, since an id leads to a key, and the key to the cart.
+        """
+        place, key, fields = "", bucket.carts, []
+        while key != place:
+            place = key
+            found = await self.runner.run("cart_find", [bucket.carts, bucket.seq, place], [cart_id])
+            key, fields = found[0].decode(), found[1]
+        return cart_of(bucket.owner(key), _fields(fields))
+
+    async def find_item(self, bucket: Bucket, item_id: int) -> tuple[Cart, Line]:
+        """A line by its item id, and the cart that it is in; as `find`."""
+        cart = await self.find(bucket, item_id >> LINE_BITS)
+        for line in cart.lines:
+            if line.number == item_id & MAX_LINE:
+                return cart, line
+        raise NoLine(line_name(item_id))
+
+    async def merge(self, bucket: Bucket, guest: Owner, owner: Owner) -> Merged:
+        """Move the guest's cart into the owner's: each line as far as it fits.
+
+        The guest's cart is gone afterwards. Where there is none, the owner's is as it was.
+
+        Raises:
+            NoCart: neither has a cart.
+        """
+        keys = [bucket.cart(guest), bucket.closed(guest)]
+        try:
+            fields, report = await self._run("cart_merge", bucket, [bucket.cart(owner), *keys], [])
+        except NoCart:
+            return Merged(await self.read(bucket, owner), [])
+        unmerged = [
+            Unmerged(name.decode(), asked, moved, reason.decode())
+            for name, asked, moved, reason in report
+        ]
+        return Merged(cart_of(owner, _fields(fields)), unmerged)
+
+    async def close(
+        self, bucket: Bucket, owner: Owner, status: str, *, cart_id: int | None = None
+    ) -> Cart:
+        """Close the owner's cart as CONVERTED, ABANDONED or REMOVED, if it is `cart_id`.
+
+        Converted, its units are sold, all or none. Otherwise, what it held is free again.
+
+        Raises:
+            CartShort: the stock does not cover these lines.
+            CartChanged: the cart lost lines that the owner did not know of; asked again, it goes.
+            EmptyCart: there is nothing to convert.
+        """
+        keys = [bucket.cart(owner), bucket.closed(owner)]
+        arguments = [status, "" if cart_id is None else cart_id]
+        cart = cart_of(owner, _fields(await self._run("cart_close", bucket, keys, arguments)))
+        if cart.status != status:
+            error = CartChanged()
+            error.notices = cart.notices
+            raise error
+        return cart
+
+    async def restore(self, bucket: Bucket, cart: Cart) -> Cart:
+        """Put a cart back that PostgreSQL has and Redis has not; the one in Redis stays.
+
+        Raises:
+            NoCart: it was closed meanwhile.
+        """
+        arguments: list[Argument] = [cart.id, cart.version, cart.created_ms, cart.updated_ms]
+        arguments.append(cart.last_line)
+        for line in cart.lines:
+            deadline = "" if line.held_until_ms is None else line.held_until_ms
+            kind = "s" if line.saved else "q"
+            arguments += (line.sku, line.quantity, kind, deadline, _facts(line))
+        return await self._change("cart_restore", bucket, cart.owner, arguments)
+
+    async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
+        """Take lines whose hold has run out from these carts (keys), at most RELEASE_LINES.
+
+        Returns how many were taken.
+        """
+        released: int = await self._once("hold_release", bucket, carts, [RELEASE_LINES])
+        return released
+
+    async def reprice(
+        self, bucket: Bucket, name: str, carts: Sequence[str], *, done: str, next_done: str
+    ) -> int:
+        """Give the lines of a SKU in these carts (keys) the catalogue's price.
+
+        `done` and `next_done` are how far the walk over its holders had come, and comes by this.
+        Returns how many lines changed.
+        """
+        keys = [bucket.repricing, *carts]
+        changed: int = await self._once("cart_reprice", bucket, keys, [name, done, next_done])
+        return changed
+
+    async def _change(
+        self, script: str, bucket: Bucket, owner: Owner, arguments: Sequence[Argument]
+    ) -> Cart:
+        fields = await self._run(script, bucket, [bucket.cart(owner)], arguments)
+        return cart_of(owner, _fields(fields))
+
+    async def _run(
+        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:
+        async def attempt() -> Any:
+            return await self._once(script, bucket, keys, arguments)
+
+        return await self._releasing(bucket, attempt)
+
+    async def _releasing(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        """Attempt; while holds that have run out are in the way, release them and try again."""
+        for _ in range(_RELEASES):
+            try:
+                return await attempt()
+            except HoldsDue as due:
+                await self.release(bucket, due.carts)
+        return await attempt()
+
+    async def _once(
+        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:
+        terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
+        return await self.runner.run(script, [*bucket.shared, *keys], [*terms, *arguments])
 
 
-class _AtAddition(msgspec.Struct):
-    """What `l:<sku>` holds: the line as it was added. The scripts and the catalogue write it."""
+class _AtAddition(msgspec.Struct, omit_defaults=True):
+    """What `l:<sku>` holds: the line as it was added. The scripts write it in this order."""
 
     line: int
     price: int
@@ -59,9 +238,22 @@ class _AtAddition(msgspec.Struct):
 _at_addition = msgspec.json.Decoder(_AtAddition)
 
 
+def _facts(line: Line) -> str:
+    fixed = _AtAddition(
+        line.number, line.price_minor, line.added_ms, line.name, line.variant_name, line.image_url
+    )
+    return msgspec.json.encode(fixed).decode()
+
+
+def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    """What HGETALL gives, as a dictionary."""
+    each = iter(flat)
+    return dict(zip(each, each, strict=True))
+
+
 def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
     """The cart that the fields of its hash describe."""
-    lines = [_line(name, fields) for name in fields if name.startswith(b"q:")]
+    lines = [_line(name, fields) for name in fields if name.startswith((b"q:", b"s:"))]
     # Redis keeps a small hash in the order of its writes, and a large one in none.
     lines.sort(key=lambda line: line.number)
     return Cart(
@@ -71,12 +263,15 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
         version=int(fields[b"version"]),
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
+        last_line=int(fields[b"last_line"]),
         lines=lines,
+        notices=notices(fields.get(b"notices", b"")),
     )
 
 
 def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
     fixed = _at_addition.decode(fields[b"l" + name[1:]])
+    held = fields.get(b"h" + name[1:])
     product_id, variant_id = split_sku(name[2:].decode())
     return Line(
         number=fixed.line,
@@ -88,4 +283,6 @@ def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
         variant_name=fixed.variant,
         image_url=fixed.image,
         added_ms=fixed.added,
+        held_until_ms=int(held.partition(b" ")[0]) if held else None,
+        saved=name.startswith(b"s:"),
     )

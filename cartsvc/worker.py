@@ -1,22 +1,26 @@
-"""The worker: a pass that writes the whole backlog, and a loop around it."""
+"""The worker: flush, release of holds and new prices, each in a loop of its own."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from cartsvc import flush
+from cartsvc import flush, upkeep
 from cartsvc.backlog import Backlog
 from cartsvc.errors import Unavailable
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
+from cartsvc.store import Store
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20
 """Less than supervisors wait before they kill: `cartsvc dev` 30 s, systemd 90 s."""
+
+RELEASE_INTERVAL_S = 0.25
+"""Pause between looks for holds that have run out: they are released within a second."""
 
 _AWAY = (*FAILURES, RedisError, Unavailable)
 
@@ -30,17 +34,22 @@ class Pass:
 
 
 class Worker:
-    """Flushes every bucket there is. Any number of workers may run."""
+    """Looks after every bucket there is. Any number of workers may run."""
 
-    def __init__(self, backlog: Backlog, ledger: Ledger, *, batch: int, interval_s: float) -> None:
+    def __init__(
+        self, store: Store, backlog: Backlog, ledger: Ledger, *, batch: int, interval_s: float
+    ) -> None:
+        self.store = store
         self.backlog = backlog
         self.ledger = ledger
         self.batch = batch
         self.interval_s = interval_s
+        self._buckets: list[Bucket] = []
 
     async def run_once(self) -> Pass:
         """Write what is in the backlog when the pass begins."""
-        done = [await self._bucket(bucket) for bucket in await self.ledger.buckets()]
+        self._buckets = await self.ledger.buckets()
+        done = [await self._bucket(bucket) for bucket in self._buckets]
         return Pass(sum(p.carts for p in done), sum(p.price_changes for p in done))
 
     async def _bucket(self, bucket: Bucket) -> Pass:
@@ -63,17 +72,40 @@ class Worker:
         A server that is away costs nothing but time: what is not written stays in Redis.
         Returns whether nothing was left to write.
         """
-        passes = asyncio.create_task(self._passes(stop, on_ready))
+        loops = [
+            asyncio.create_task(self._passes(stop, on_ready)),
+            # Apart from the flush: neither waits for the other's server, or its backlog.
+            asyncio.create_task(self._repeat(upkeep.release, RELEASE_INTERVAL_S)),
+            asyncio.create_task(self._repeat(upkeep.reprice, self.interval_s / 2)),
+        ]
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([passes, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         # Given up in the middle, a pass has written a batch or it has not.
-        passes.cancel()
-        await asyncio.wait([passes])
-        if not passes.cancelled():
-            # Passes that ended by an error of ours must end the process, not leave it idle.
-            passes.result()
+        for loop in loops:
+            loop.cancel()
+        await asyncio.wait(loops)
+        for loop in loops:
+            if not loop.cancelled():
+                # A loop that ended by an error of ours must end the process, not leave it idle.
+                loop.result()
         return await self._drain()
+
+    async def _repeat(
+        self, work: Callable[[Store, Bucket], Awaitable[int]], interval_s: float
+    ) -> None:
+        """Do `work` for every bucket that the flush has found, again and again."""
+        while True:
+            for bucket in self._buckets:
+                try:
+                    done = await work(self.store, bucket)
+                except _AWAY as error:
+                    # Told by the flush, which Redis is away from as well.
+                    log.debug("%s waits: %s", work.__name__, error)
+                    break
+                if done:
+                    log.debug("%s: %d lines of %s", work.__name__, done, bucket)
+            await asyncio.sleep(interval_s)
 
     async def _drain(self) -> bool:
         try:

@@ -3,9 +3,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
+import orjson
 from redis.asyncio import Redis
 
 from cartsvc.keys import Bucket
@@ -26,15 +27,15 @@ async def violations(
         found = []
         if not await _caught_up(redis, bucket):
             found.append(f"PostgreSQL has not caught up within {CATCH_UP_S:g} s")
-        stock = {
-            key.decode(): int(units) for key, units in (await redis.hgetall(bucket.stock)).items()
-        }
+        books = await _books(redis, bucket)
         rows = await _rows(database, bucket)
+        held: Counter[str] = Counter()
         async for cart in _carts(redis, bucket):
-            found += await _cart_violations(redis, bucket, cart, stock, max_lines)
+            held += await _held(redis, bucket, cart)
+            found += await _cart_violations(redis, bucket, cart, books, max_lines)
             if rows.get(cart.id) != _content(cart):
                 found.append(f"cart {cart.id}: PostgreSQL has {rows.get(cart.id)}")
-        return found
+        return found + _book_violations(books, held)
     finally:
         await database.close()
         await redis.aclose()
@@ -55,22 +56,64 @@ async def _carts(redis: Any, bucket: Bucket) -> AsyncIterator[Cart]:
         yield cart_of(bucket.owner(key.decode()), await redis.hgetall(key))
 
 
+class Book(NamedTuple):
+    """Units of a counter."""
+
+    free: int
+    held: int
+    sold: int
+    received: int
+
+
+async def _books(redis: Any, bucket: Bucket) -> dict[str, Book]:
+    pipeline = redis.pipeline(transaction=True)
+    for key in (bucket.stock, bucket.held, bucket.sold, bucket.received):
+        pipeline.hgetall(key)
+    columns = await pipeline.execute()
+    counters = {counter for column in columns for counter in column}
+    return {
+        counter.decode(): Book(*(int(column.get(counter, 0)) for column in columns))
+        for counter in counters
+    }
+
+
+def _book_violations(books: dict[str, Book], held: Counter[str]) -> list[str]:
+    found = []
+    for counter, book in books.items():
+        if book.free + book.held + book.sold != book.received or min(book) < 0:
+            found.append(f"the books of {counter} are wrong: {book}")
+        if book.held != held[counter]:
+            found.append(f"carts hold {held[counter]} of {counter}, the books say {book.held}")
+    return found
+
+
+async def _held(redis: Any, bucket: Bucket, cart: Cart) -> Counter[str]:
+    """Counter -> units that the cart holds."""
+    held: Counter[str] = Counter()
+    for line in cart.in_order:
+        if line.held_until_ms is not None:
+            hold = await redis.hget(bucket.cart(cart.owner), f"h:{line.sku}")
+            held[hold.decode().partition(" ")[2]] += line.quantity
+    return held
+
+
 async def _cart_violations(
-    redis: Any, bucket: Bucket, cart: Cart, stock: dict[str, int], max_lines: int
+    redis: Any, bucket: Bucket, cart: Cart, books: dict[str, Book], max_lines: int
 ) -> list[str]:
     found = []
     if len(cart.lines) > max_lines:
         found.append(f"cart {cart.id} has {len(cart.lines)} lines")
-    held: Counter[str] = Counter()
-    for line in cart.lines:
-        field = f"stock:{line.variant_id}" if line.variant_id else "stock"
-        counter = await redis.hget(bucket.product(line.product_id), field)
+    wanted: Counter[str] = Counter()
+    for line in cart.in_order:
+        record = await redis.hget(bucket.catalogue, line.sku)
         # Like the script: a variant that left the catalogue draws on its product's counter.
-        held[counter.decode() if counter else line.product_id] += line.quantity
-    for counter, units in held.items():
-        if units > stock[counter]:
+        counter = orjson.loads(record)["counter"] if record else line.product_id
+        if line.held_until_ms is None:
+            wanted[counter] += line.quantity
+    for counter, units in wanted.items():
+        if units > books[counter].free:
             found.append(
-                f"cart {cart.id} holds {units} of {counter}, of which {stock[counter]} are"
+                f"cart {cart.id} wants {units} of {counter}, of which {books[counter].free} are"
             )
     return found
 

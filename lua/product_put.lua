@@ -1,48 +1,65 @@
 #!lua
--- product_put: replace a product's catalogue record, and give its counters their stock.
+-- product_put: write a product's records, begin counters that are new, and ask for a walk over the
+-- carts that hold a SKU whose price changed.
 --
--- KEYS[1]   product  hash    the catalogue record
--- KEYS[2]   seq      string  the last cart id given; missing: the bucket is not warm
--- KEYS[3]   stock    hash    counter -> units free
--- ARGV[1]   count    how many counters follow
--- ARGV[2+]  counter, units, 'new' (count only if there is no such counter) or 'set', per counter;
---           then field, value, per field of the record
--- Returns   {'OK', how many counters were given their stock}
---         | {'NOT_WARM'}
+-- KEYS[1]  seq         string  the last cart id given; missing: the bucket is not warm
+-- KEYS[2]  catalogue   hash    SKU -> its record
+-- KEYS[3]  stock       hash    counter -> units free
+-- KEYS[4]  received    hash    counter -> units received
+-- KEYS[5]  holders     zset    '<sku> <cart key>', by name
+-- KEYS[6]  repricing   hash    SKU -> the last of its holders that is done; '' at the beginning
+-- ARGV[1]  product_id
+-- ARGV[2]  count       how many SKUs follow
+-- ARGV[3+]  sku, record, per SKU, the product's own first; then counter, units, per counter
+-- Returns  {'OK', how many counters are new}
+--        | {'NOT_WARM'}
 
-local product, seq, stock = KEYS[1], KEYS[2], KEYS[3]
-local count = tonumber(ARGV[1])
+local seq, catalogue, stock, received = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holders, repricing = KEYS[5], KEYS[6]
+local product_id, count = ARGV[1], tonumber(ARGV[2])
+local first_counter = 3 + 2 * count
 
 if redis.call('EXISTS', seq) == 0 then
   return { 'NOT_WARM' }
 end
-local first_field = 2 + 3 * count
-for i = 2, first_field - 1, 3 do
-  local units = ARGV[i + 1]
-  if not string.match(units, '^%d+$') or #units > 9 then
-    return redis.error_reply('ERR stock is a whole number from 0 to 999999999')
+for i = first_counter, #ARGV, 2 do
+  if not string.match(ARGV[i + 1], '^%d+$') or #ARGV[i + 1] > 9 then
+    error('stock is a whole number from 0 to 999999999')
   end
 end
 
 -- Nothing below may fail: Redis does not undo writes.
 
--- Once several SKUs drew on one counter, carts may hold lines of all of them: shared for good.
-local shared = redis.call('HGET', product, 'shared')
-redis.call('DEL', product)
-if shared then
-  redis.call('HSET', product, 'shared', shared)
+local before = redis.call('HGET', catalogue, product_id) or ''
+-- Carts may hold lines of variants that are gone: a product of several SKUs stays one.
+local several = string.find(before, '"several":1', 1, true)
+local gone = {}
+for variant_id in string.gmatch(string.match(before, '"variants":%[([^%]]*)%]') or '', '"([^"]+)"') do
+  gone[product_id .. '/' .. variant_id] = true
 end
-for i = first_field, #ARGV, 2 do
-  redis.call('HSET', product, ARGV[i], ARGV[i + 1])
+for i = 3, first_counter - 1, 2 do
+  local sku, record = ARGV[i], ARGV[i + 1]
+  local old_price = string.match(redis.call('HGET', catalogue, sku) or '', '^{"price":(%d+)')
+  if several then
+    record = string.gsub(record, '"several":0', '"several":1', 1)
+  end
+  redis.call('HSET', catalogue, sku, record)
+  gone[sku] = nil
+  if old_price and old_price ~= string.match(record, '^{"price":(%d+)')
+    and #redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1) > 0 then
+    redis.call('HSET', repricing, sku, '')
+  end
+end
+for sku in pairs(gone) do
+  redis.call('HDEL', catalogue, sku)
 end
 local given = 0
-for i = 2, first_field - 1, 3 do
-  local counter, units, when = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if when == 'set' then
+for i = first_counter, #ARGV, 2 do
+  local counter, units = ARGV[i], ARGV[i + 1]
+  -- Received before, yet without units free: that is not guessed here.
+  if redis.call('HSETNX', received, counter, units) == 1 then
     redis.call('HSET', stock, counter, units)
     given = given + 1
-  else
-    given = given + redis.call('HSETNX', stock, counter, units)
   end
 end
 return { 'OK', given }

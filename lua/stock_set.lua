@@ -1,24 +1,25 @@
 #!lua
--- stock_set: set the units free of a counter.
+-- stock_set: set the units on hand: what carts hold of them is held, the rest is free.
 --
--- KEYS[1]  stock    hash    counter -> units free
--- KEYS[2]  seq      string  the last cart id given; missing: the bucket is not warm
--- ARGV[1]  counter  the SKU that owns the counter
+-- uses books
 -- ARGV[2]  units
--- Returns  {'OK', free}
+-- Returns  {'OK', {free, held, sold}}
 --        | {'NOT_WARM'}
+--        | {'STOCK_HELD', counter, held}
 
-local stock, seq = KEYS[1], KEYS[2]
-local counter, units = ARGV[1], ARGV[2]
+local units = ARGV[2]
 
 if redis.call('EXISTS', seq) == 0 then
   return { 'NOT_WARM' }
+elseif not string.match(units, '^%d+$') or #units > 9 then
+  error('stock is a whole number from 0 to 999999999')
 end
-if not string.match(units, '^%d+$') or #units > 9 then
-  return redis.error_reply('ERR stock is a whole number from 0 to 999999999')
+local _, units_held = count()
+if tonumber(units) < units_held then
+  return { 'STOCK_HELD', counter, units_held }
 end
 
 -- Nothing below may fail: Redis does not undo writes.
 
-redis.call('HSET', stock, counter, units)
-return { 'OK', tonumber(units) }
+restock(tonumber(units) - units_held)
+return report()

@@ -1,14 +1,15 @@
 """A shop over one Redis: the store, the shelf and a bucket, with short names for what tests do."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from cartsvc import catalog
+from cartsvc import catalog, scripts
 from cartsvc.catalog import ProductRow, VariantRow
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, LineRequest, Owner
-from cartsvc.scripts import Runner, Script, compiled
+from cartsvc.scripts import Runner, Script
 from cartsvc.shelf import Shelf
 from cartsvc.store import Store
 
@@ -45,24 +46,29 @@ class Shop:
         self,
         product_id: str = LAMP,
         *,
+        name: str = "Aurora Desk Lamp",
         price: str = "29.99",
         stock: int | None = 100,
         active: bool = True,
         variants: Iterable[tuple[str, int | None]] = (),
-        set_stock: bool = False,
+        **rules: Any,
     ) -> None:
-        """Put a product on the shelf; `variants` are (id, stock of its own or None)."""
+        """Put a product on the shelf; `variants` are (id, stock of its own or None).
+
+        `rules` are the row's other fields: `stock_policy="hold"`, `max_per_buyer=2` and so on.
+        """
         row = ProductRow(
             id=product_id,
-            name="Aurora Desk Lamp",
+            name=name,
             price=Decimal(price),
             image_url="https://cdn.example.com/lamp.jpg",
             active=active,
             stock=stock,
             variants=[VariantRow(id=id_, stock=units) for id_, units in variants],
+            **rules,
         )
         product = catalog.product(row, "USD")
-        await self.shelf.put(self.bucket, [product], product.counters(), set_stock=set_stock)
+        await self.shelf.put(self.bucket, [product], product.counters())
 
     async def add(
         self, quantity: int = 1, product_id: str = LAMP, variant_id: str | None = None
@@ -89,17 +95,23 @@ class Shop:
 
 
 class Mutant(Runner):
-    """Runs a script in which `old` is replaced by `new`: what happens when a guard is missing."""
+    """Runs scripts in whose file, in `lua/`, `old` is replaced by `new`: a guard is missing."""
 
-    def __init__(self, runner: Runner, name: str, old: str, new: str) -> None:
+    def __init__(self, runner: Runner, file: str, old: str, new: str) -> None:
         super().__init__(runner.redis, timeout_s=runner.timeout_s)
-        source = runner.script(name).source
-        assert source.count(old) == 1, f"{name}.lua has {old!r} {source.count(old)} times"
-        self.name = name
-        self.mutant = compiled(name, source.replace(old, new))
+        source = scripts.read(file)
+        assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times"
+        self.file = file
+        self.text = source.replace(old, new)
+        self.known: dict[str, Script] = {}
 
     def script(self, name: str) -> Script:
-        return self.mutant if name == self.name else super().script(name)
+        if name not in self.known:
+            self.known[name] = scripts.compiled(name, self._read)
+        return self.known[name]
+
+    def _read(self, file: str) -> str:
+        return self.text if file == self.file else scripts.read(file)
 
 
 class FakeRunner(Runner):
@@ -107,4 +119,4 @@ class FakeRunner(Runner):
 
     def script(self, name: str) -> Script:
         script = super().script(name)
-        return compiled(name, script.source.removeprefix("#!lua\n"))
+        return replace(script, source=script.source.removeprefix("#!lua"))

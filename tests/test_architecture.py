@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cartsvc
 from cartsvc import keys
-from cartsvc.model import Owner
-from tests.shop import LAMP, Shop
+from cartsvc.model import LineRequest, Owner
+from tests.shop import ANN, LAMP, Shop
 
 PACKAGE = Path(cartsvc.__file__).parent
 
@@ -18,7 +18,7 @@ RINGS = [
     {"keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
     {"store", "shelf", "ledger"},
-    {"backlog", "stock", "importer", "identity", "http"},
+    {"backlog", "stock", "importer", "identity", "http", "upkeep"},
     {"contracts", "flush"},
     {"app", "worker"},
     {"process", "dev"},
@@ -103,10 +103,12 @@ def test_only_keys_spells_key_names() -> None:
 
 
 async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
-    await shop.sell(price="1.00")
+    await shop.sell(price="1.00", stock_policy="hold", max_per_buyer=9)
     await shop.add()
-    await shop.sell(price="2.00")
+    await shop.sell(price="2.00", stock_policy="hold", max_per_buyer=9)
     await shop.add()
+    await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
+    await shop.store.close(shop.bucket, ANN, "CONVERTED")
     patterns = {
         re.sub(
             r"<\w+>",
@@ -129,7 +131,13 @@ def test_bucket_reads_owners_from_its_own_keys() -> None:
     owner = Owner("session", "a.b~c_d-e")
     assert bucket.cart(owner) == "cart:{acme:3}:session:a.b~c_d-e"
     assert bucket.owner(bucket.cart(owner)) == owner
-    assert bucket.product(LAMP) == f"product:{{acme:3}}:{LAMP}"
+    closed = bucket.closed(owner)
+    assert closed.startswith("closed:{acme:3}:")
+    assert closed != bucket.closed(owner)
+    assert bucket.owner(closed) == owner
+    with_colon = Owner("user", "auth0|a:b c")
+    assert bucket.owner(bucket.cart(with_colon)) == bucket.owner(bucket.closed(with_colon))
+    assert bucket.owner(bucket.cart(with_colon)) == with_colon
 
 
 def test_no_tracked_file_names_this_checkout() -> None:

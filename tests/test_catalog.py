@@ -1,10 +1,12 @@
 """The catalogue: which rows are products, and what Redis keeps of one."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import orjson
 import pytest
+from msgspec import ValidationError
 
 from cartsvc import catalog
 from cartsvc.catalog import MAX_IMAGES, MAX_TEXT, MAX_VARIANTS, Product, ProductRow, VariantRow
@@ -19,9 +21,8 @@ def made(**fields: Any) -> Product:
     return catalog.product(ProductRow(**{**row, **fields}), "USD")
 
 
-def recorded(product: Product, *counters: str) -> dict[str | int, str | int]:
-    flat = iter(catalog.record(product, counters))
-    return dict(zip(flat, flat, strict=True))
+def recorded(product: Product, *counters: str) -> dict[str, Any]:
+    return {sku: orjson.loads(text) for sku, text in catalog.records(product, counters).items()}
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,13 @@ def test_counters_are_the_products_own_and_those_of_variants_with_stock() -> Non
 
 
 def test_record_of_a_product_without_variants() -> None:
-    assert recorded(made(image_url="tee.jpg"), "tee") == {
-        "active": 1,
-        "price": 2200,
-        "line": '"name":"Heavy Tee","image":"tee.jpg"',
-        "stock": "tee",
-    }
-    assert recorded(made(active=False), "tee")["active"] == 0
+    [record] = catalog.records(made(image_url="tee.jpg"), ["tee"]).values()
+    # The order is what the scripts read it by.
+    assert record == (
+        '{"price":2200,"active":1,"policy":"","counter":"tee","several":0,"rules":{},'
+        '"variants":[],"about":{"name":"Heavy Tee","image":"tee.jpg"}}'
+    )
+    assert recorded(made(active=False), "tee")["tee"]["active"] == 0
 
 
 def test_record_leads_each_variant_to_its_counter() -> None:
@@ -153,27 +154,80 @@ def test_record_leads_each_variant_to_its_counter() -> None:
         images=["tee.jpg", "back.jpg"],
         variants=[VariantRow(id="s", name="Small", price=Decimal("19.50")), VariantRow(id="m")],
     )
-    assert recorded(product, "tee", "tee/s") == {
-        "active": 1,
-        "price": 2200,
-        "line": '"name":"Heavy Tee","image":"tee.jpg"',
-        "stock": "tee",
-        "price:s": 1950,
-        "line:s": '"name":"Heavy Tee","variant":"Small","image":"tee.jpg"',
-        "stock:s": "tee/s",
-        "price:m": 2200,
-        "line:m": '"name":"Heavy Tee","variant":"m","image":"tee.jpg"',
-        "stock:m": "tee",
-        "shared": 1,
+    found = recorded(product, "tee", "tee/s")
+    assert list(found) == ["tee", "tee/s", "tee/m"]
+    assert {sku: record["counter"] for sku, record in found.items()} == {
+        "tee": "tee",
+        "tee/s": "tee/s",
+        "tee/m": "tee",
+    }
+    assert [record["price"] for record in found.values()] == [2200, 1950, 2200]
+    assert {record["several"] for record in found.values()} == {1}
+    assert found["tee"]["variants"] == ["s", "m"]
+    assert found["tee/s"]["about"] == {"name": "Heavy Tee", "variant": "Small", "image": "tee.jpg"}
+
+
+def test_record_has_the_rules_of_the_sale() -> None:
+    product = made(
+        stock_policy="hold",
+        hold_ttl_s=120,
+        max_per_buyer=2,
+        max_per_order=5,
+        min_per_order=1,
+        sale_starts_at=datetime(2026, 11, 27, 9, tzinfo=UTC),
+        sale_ends_at=datetime(2026, 11, 27, 10, tzinfo=UTC),
+    )
+    record = recorded(product, "tee")["tee"]
+    assert record["policy"] == "hold"
+    assert record["rules"] == {
+        "hold_ms": 120_000,
+        "starts": 1_795_770_000_000,
+        "ends": 1_795_773_600_000,
+        "max_per_order": 5,
+        "min_per_order": 1,
+        "max_per_buyer": 2,
     }
 
 
-def test_nothing_is_shared_where_every_variant_has_a_counter() -> None:
-    product = made(variants=[VariantRow(id="s"), VariantRow(id="m")])
-    assert "shared" not in recorded(product, "tee", "tee/s", "tee/m")
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"hold_ttl_s": 0}, "hold_ttl_s 0"),
+        ({"hold_ttl_s": 604_801}, "hold_ttl_s 604801"),
+        ({"max_per_buyer": 0}, "max_per_buyer 0"),
+        ({"max_per_order": -1}, "max_per_order -1"),
+        ({"min_per_order": 3, "max_per_order": 2}, "min_per_order 3"),
+        ({"min_per_order": 3, "max_per_buyer": 2}, "min_per_order 3"),
+        (
+            {
+                "sale_starts_at": datetime(2026, 11, 27, 9, tzinfo=UTC),
+                "sale_ends_at": datetime(2026, 11, 27, 9, tzinfo=UTC),
+            },
+            "sale_ends_at",
+        ),
+        ({"sale_starts_at": datetime(2300, 1, 1, tzinfo=UTC)}, "2286"),
+    ],
+)
+def test_rules_that_can_not_be(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        made(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stock_policy": "reserve"},
+        {"sale_starts_at": "2026-11-27T09:00:00"},
+        {"sale_starts_at": "tomorrow"},
+        {"max_per_buyer": "two"},
+    ],
+)
+def test_rules_that_are_not_written_right(fields: dict[str, Any]) -> None:
+    row = {"id": "tee", "name": "Heavy Tee", "price": "22.00", **fields}
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        catalog.row_of(row)
 
 
 def test_recorded_names_are_json() -> None:
     name = 'Print "Harbour" \\ {1} ünïcode'
-    line = recorded(made(name=name), "tee")["line"]
-    assert orjson.loads(f"{{{line}}}") == {"name": name}
+    assert recorded(made(name=name), "tee")["tee"]["about"] == {"name": name}

@@ -82,7 +82,7 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
     await admin.execute("CREATE DATABASE empty")
     try:
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
-        assert done.stdout == "applied 0001_carts\n"
+        assert done.stdout == "applied 0001_carts, 0002_sales\n"
     finally:
         await admin.execute("DROP DATABASE empty")
         await admin.close()
@@ -133,12 +133,26 @@ async def test_a_broken_tenant_is_refused(servers: dict[str, str], shop: Shop) -
 
 async def test_stock_get_set_add(servers: dict[str, str], shop: Shop) -> None:
     run("catalog", "import", "-", stdin=ROWS, **servers)
-    assert run("stock", "get", LAMP, **servers).stdout == f"{LAMP}: 5 free, 5 received\n"
-    assert run("stock", "add", LAMP, "10", **servers).stdout == f"{LAMP}: 15 free, 15 received\n"
-    assert run("stock", "set", "tee/s", "7", **servers).stdout == "tee/s: 7 free, 7 received\n"
-    taken = run("stock", "add", LAMP, "--", "-3", **servers)
-    assert taken.stdout == f"{LAMP}: 12 free, 12 received\n"
+    assert run("stock", "get", LAMP, **servers).stdout == told(LAMP, 5)
+    assert run("stock", "add", LAMP, "10", **servers).stdout == told(LAMP, 15)
+    assert run("stock", "set", "tee/s", "7", **servers).stdout == told("tee/s", 7)
+    assert run("stock", "add", LAMP, "--", "-3", **servers).stdout == told(LAMP, 12)
     assert await shop.redis.hget("stock:{default:0}", LAMP) == b"12"
+
+
+def told(sku: str, free: int) -> str:
+    return f"{sku}: {free} free, 0 held, 0 sold, {free} received\n"
+
+
+async def test_stock_that_carts_hold_is_not_set_away(servers: dict[str, str], shop: Shop) -> None:
+    run("catalog", "import", "-", stdin=ROWS, **servers)
+    await shop.sell(stock_policy="hold")
+    await shop.add(3)
+    held = run("stock", "get", LAMP, **servers)
+    assert held.stdout == f"{LAMP}: 2 free, 3 held, 0 sold, 5 received\n"
+    refused = run("stock", "set", LAMP, "2", **servers)
+    assert refused.stderr == f"cartsvc: carts hold 3 units of '{LAMP}': it can't be set to fewer\n"
+    assert refused.returncode == 1
 
 
 def test_stock_refusals_are_a_line(servers: dict[str, str]) -> None:

@@ -8,18 +8,17 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from asyncpg import CheckViolationError
 
 from cartsvc import demo, rows, scripts
-from cartsvc.errors import NoCounter, NotWarm, OutcomeUnknown, OutOfStock, UnknownSku
+from cartsvc.errors import NoCounter, NotWarm, OutcomeUnknown, OutOfStock, StockHeld, UnknownSku
 from cartsvc.importer import BATCH, Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
-from cartsvc.model import MAX_QUANTITY
+from cartsvc.model import MAX_QUANTITY, LineRequest, StockLevel
 from cartsvc.rows import Row
 from cartsvc.scripts import Runner
 from cartsvc.shelf import Shelf
-from cartsvc.stock import Stock, StockLevel
+from cartsvc.stock import Recorded, Stock
 from tests.shop import LAMP, MUG, Mutant, Shop
 
 BUCKET = Bucket("default")
@@ -88,27 +87,21 @@ async def test_new_products_are_in_postgres_and_in_redis(importer: Importer) -> 
         ("default", "tee", "m", "m", 2999, 1),
     ]
     assert await levels(importer) == {LAMP: (100, 100), "tee": (100, 100), "tee/s": (2, 2)}
+    stocks = {LAMP.encode(): b"100", b"tee": b"100", b"tee/s": b"2"}
     assert await in_redis(importer) == {
         BUCKET.seq.encode(): b"0",
-        BUCKET.stock.encode(): {LAMP.encode(): b"100", b"tee": b"100", b"tee/s": b"2"},
-        BUCKET.product(LAMP).encode(): {
-            b"active": b"1",
-            b"price": b"2999",
-            b"line": b'"name":"Aurora Desk Lamp"',
-            b"stock": LAMP.encode(),
-        },
-        BUCKET.product("tee").encode(): {
-            b"active": b"1",
-            b"price": b"2999",
-            b"line": b'"name":"Heavy Tee","image":"front"',
-            b"stock": b"tee",
-            b"price:s": b"1950",
-            b"line:s": b'"name":"Heavy Tee","variant":"Small","image":"front"',
-            b"stock:s": b"tee/s",
-            b"price:m": b"2999",
-            b"line:m": b'"name":"Heavy Tee","variant":"m","image":"front"',
-            b"stock:m": b"tee",
-            b"shared": b"1",
+        BUCKET.stock.encode(): stocks,
+        BUCKET.received.encode(): stocks,
+        BUCKET.catalogue.encode(): {
+            LAMP.encode(): b'{"price":2999,"active":1,"policy":"","counter":"%b","several":0,'
+            b'"rules":{},"variants":[],"about":{"name":"Aurora Desk Lamp"}}' % LAMP.encode(),
+            b"tee": b'{"price":2999,"active":1,"policy":"","counter":"tee","several":1,"rules":{},'
+            b'"variants":["s","m"],"about":{"name":"Heavy Tee","image":"front"}}',
+            b"tee/s": b'{"price":1950,"active":1,"policy":"","counter":"tee/s","several":1,'
+            b'"rules":{},"variants":[],'
+            b'"about":{"name":"Heavy Tee","variant":"Small","image":"front"}}',
+            b"tee/m": b'{"price":2999,"active":1,"policy":"","counter":"tee","several":1,'
+            b'"rules":{},"variants":[],"about":{"name":"Heavy Tee","variant":"m","image":"front"}}',
         },
     }
 
@@ -127,17 +120,33 @@ async def test_importing_again_updates_in_place(importer: Importer) -> None:
     assert same == mug
     variants = (await in_postgres(importer))["product_variants"]
     assert variants == [("default", "tee", "l", "l", 2450, 0)]
-    record = await importer.shelf.runner.redis.hgetall(BUCKET.product("tee"))
-    assert record == {
-        b"active": b"0",
-        b"price": b"2450",
-        b"line": b'"name":"Light Tee"',
-        b"stock": b"tee",
-        b"price:l": b"2450",
-        b"line:l": b'"name":"Light Tee","variant":"l"',
-        b"stock:l": b"tee",
-        b"shared": b"1",
-    }
+    catalogue = (await in_redis(importer))[BUCKET.catalogue.encode()]
+    assert catalogue.keys() == {b"tee", b"tee/l", MUG.encode()}
+    assert catalogue[b"tee"] == (
+        b'{"price":2450,"active":0,"policy":"","counter":"tee","several":1,"rules":{},'
+        b'"variants":["l"],"about":{"name":"Light Tee"}}'
+    )
+
+
+async def test_a_product_of_several_skus_stays_one(importer: Importer) -> None:
+    """Carts may hold lines of variants that have left."""
+    await importer.run(file(row("tee", variants=[{"id": "s"}])))
+    await importer.run(file(row("tee")))
+    catalogue = (await in_redis(importer))[BUCKET.catalogue.encode()]
+    assert catalogue.keys() == {b"tee"}
+    assert b'"several":1' in catalogue[b"tee"]
+
+
+async def test_rules_of_a_sale_are_recorded(importer: Importer) -> None:
+    window = {"sale_starts_at": "2026-11-27T09:00:00+01:00", "sale_ends_at": "2026-11-27T08:30:00Z"}
+    limits: dict[str, Any] = {"max_per_buyer": 2, "max_per_order": 5, "min_per_order": 1}
+    await importer.run(file(row(stock_policy="hold", hold_ttl_s=60, **limits, **window), row(MUG)))
+    query = """SELECT stock_policy, hold_ttl_s, max_per_buyer, max_per_order, min_per_order,
+        extract(epoch FROM sale_starts_at), extract(epoch FROM sale_ends_at)
+        FROM products ORDER BY id"""
+    lamp, mug = await importer.ledger.pool.fetch(query)
+    assert tuple(lamp) == ("hold", 60, 2, 5, 1, 1_795_766_400, 1_795_768_200)
+    assert set(mug) == {None}
 
 
 async def test_a_changed_price_reaches_the_next_add(importer: Importer) -> None:
@@ -221,8 +230,9 @@ async def test_of_rows_with_one_id_the_later_counts(importer: Importer) -> None:
     assert [variant[:5] for variant in recorded["product_variants"]] == [
         ("default", "a" * 24, "m", "m", 200)
     ]
-    record = await importer.shelf.runner.redis.hgetall(BUCKET.product("a" * 24))
-    assert (record[b"price"], b"price:s" in record) == (b"200", False)
+    catalogue = (await in_redis(importer))[BUCKET.catalogue.encode()]
+    assert catalogue.keys() == {MUG.encode(), b"a" * 24, b"a" * 24 + b"/m"}
+    assert catalogue[b"a" * 24].startswith(b'{"price":200,')
     assert (await levels(importer))["a" * 24] == (2, 2)
 
 
@@ -236,23 +246,24 @@ async def test_a_file_may_be_longer_than_a_transaction(importer: Importer) -> No
     assert len(found) == BATCH + 1
     assert found["p499"] == (499, 499)
     # The later row counts in the next transaction too.
-    assert await importer.shelf.runner.redis.hget(BUCKET.product("p0"), "price") == b"100"
+    catalogue = (await in_redis(importer))[BUCKET.catalogue.encode()]
+    assert catalogue[b"p0"].startswith(b'{"price":100,')
 
 
 async def test_an_import_broken_off_before_redis_is_mended_by_another(importer: Importer) -> None:
     await importer.run(file(row(LAMP, price=1)))
     broken = Mutant(
         importer.shelf.runner,
-        "product_put",
-        "redis.call('DEL', product)",
-        "do return redis.error_reply('ERR broken off') end",
+        "product_put.lua",
+        "local before =",
+        "error('broken off') local before =",
     )
     new = [row(LAMP, price=2), row("tee", variants=[{"id": "s", "stock": 4}])]
     with pytest.raises(OutcomeUnknown, match="broken off"):
         await Importer(importer.ledger, Shelf(broken), BUCKET, "USD").run(file(*new))
     recorded = await in_postgres(importer)
     assert [product[1] for product in recorded["products"]] == [LAMP, "tee"]
-    assert await importer.shelf.runner.redis.exists(BUCKET.product("tee")) == 0
+    assert await importer.shelf.runner.redis.hexists(BUCKET.catalogue, "tee") == 0
 
     assert await importer.run(file(*new)) == Imported(products=2, counters=2)
     shop = Shop(importer.shelf.runner)
@@ -284,8 +295,8 @@ async def test_tenants_have_a_catalogue_each(importer: Importer) -> None:
     await importer.run(file(row(stock=1)))
     acme = Importer(importer.ledger, importer.shelf, Bucket("acme"), "EUR")
     await acme.run(file(row(price=5, stock=2, currency="EUR")))
-    assert await importer.shelf.stock(BUCKET, LAMP) == 1
-    assert await importer.shelf.stock(acme.bucket, LAMP) == 2
+    assert await importer.shelf.stock(BUCKET, LAMP) == StockLevel(LAMP, 1, 0, 0)
+    assert await importer.shelf.stock(acme.bucket, LAMP) == StockLevel(LAMP, 2, 0, 0)
     products = (await in_postgres(importer))["products"]
     assert {(product[0], product[3]) for product in products} == {("default", 2999), ("acme", 500)}
 
@@ -311,9 +322,14 @@ async def test_demo_catalogue_has_every_kind_of_product(importer: Importer) -> N
     assert any(0 < free <= 5 for sku, (_, free) in found.items() if active.get(sku))
 
 
+def recorded(sku: str, received: int, free: int | None) -> Recorded:
+    level = None if free is None else StockLevel(sku, free, 0, 0)
+    return Recorded(sku, received, level)
+
+
 @pytest.fixture
 async def stocked(importer: Importer) -> None:
-    """A lamp of which 10 were received and 4 are free, a mug, and a tee whose variants share."""
+    """A lamp of which PostgreSQL has 10 and Redis 4, a mug, and a tee whose variants share."""
     await importer.run(
         file(row(LAMP, stock=10), row(MUG, stock=1), row("tee", variants=[{"id": "s"}]))
     )
@@ -322,17 +338,19 @@ async def stocked(importer: Importer) -> None:
 
 @pytest.mark.usefixtures("stocked")
 class TestStock:
-    async def test_get_tells_received_and_free(self, stock: Stock) -> None:
-        assert await stock.get(LAMP) == StockLevel(LAMP, received=10, free=4)
+    async def test_get_tells_both(self, stock: Stock) -> None:
+        assert await stock.get(LAMP) == recorded(LAMP, received=10, free=4)
 
     async def test_set_makes_both_the_same(self, stock: Stock, importer: Importer) -> None:
-        assert await stock.set(LAMP, 7) == StockLevel(LAMP, received=7, free=7)
+        assert await stock.set(LAMP, 7) == recorded(LAMP, received=7, free=7)
         assert await levels(importer) == {LAMP: (7, 7), MUG: (1, 1), "tee": (100, 100)}
 
-    async def test_add_moves_both(self, stock: Stock, importer: Importer) -> None:
-        assert await stock.add(LAMP, 5) == StockLevel(LAMP, received=15, free=9)
-        assert await stock.add(LAMP, -9) == StockLevel(LAMP, received=6, free=0)
-        assert await levels(importer) == {LAMP: (6, 0), MUG: (1, 1), "tee": (100, 100)}
+    async def test_add_moves_both_and_mends_the_record(
+        self, stock: Stock, importer: Importer
+    ) -> None:
+        assert await stock.add(LAMP, 5) == recorded(LAMP, received=9, free=9)
+        assert await stock.add(LAMP, -9) == recorded(LAMP, received=0, free=0)
+        assert await levels(importer) == {LAMP: (0, 0), MUG: (1, 1), "tee": (100, 100)}
 
     async def test_what_was_changed_can_be_bought(self, stock: Stock, runner: Runner) -> None:
         await stock.set(MUG, 0)
@@ -341,16 +359,11 @@ class TestStock:
         await stock.add(MUG, 3)
         assert (await Shop(runner).add(3, MUG)).total_quantity == 3
 
-    @pytest.mark.parametrize(
-        ("units", "free"), [(-5, 4), (-11, 10)], ids=["than are free", "than were received"]
-    )
-    async def test_takes_out_no_more(
-        self, stock: Stock, importer: Importer, units: int, free: int
-    ) -> None:
+    async def test_takes_out_no_more_than_are_free(self, stock: Stock, importer: Importer) -> None:
         before = await levels(importer)
         with pytest.raises(OutOfStock) as refused:
-            await stock.add(LAMP, units)
-        assert (refused.value.sku, refused.value.free) == (LAMP, free)
+            await stock.add(LAMP, -5)
+        assert (refused.value.sku, refused.value.free) == (LAMP, 4)
         assert await levels(importer) == before
 
     # A variant that shares its product's counter has none to change.
@@ -370,26 +383,21 @@ class TestStock:
         [
             lambda stock: stock.set(LAMP, MAX_QUANTITY + 1),
             lambda stock: stock.add(LAMP, MAX_QUANTITY),
+            lambda stock: stock.set(LAMP, -1),
         ],
-        ids=["set", "add"],
+        ids=["set", "add", "set below zero"],
     )
     async def test_what_redis_refuses_is_not_recorded(
         self,
         stock: Stock,
         importer: Importer,
-        change: Callable[[Stock], Coroutine[Any, Any, StockLevel]],
+        change: Callable[[Stock], Coroutine[Any, Any, Recorded]],
     ) -> None:
         before = await in_postgres(importer)
         with pytest.raises(OutcomeUnknown, match="999999999"):
             await change(stock)
         assert await in_postgres(importer) == before
-        assert await importer.shelf.stock(BUCKET, LAMP) == 4
-
-    async def test_set_takes_nothing_below_zero(self, stock: Stock, importer: Importer) -> None:
-        before = await levels(importer)
-        with pytest.raises(CheckViolationError):
-            await stock.set(LAMP, -1)
-        assert await levels(importer) == before
+        assert await importer.shelf.stock(BUCKET, LAMP) == StockLevel(LAMP, 4, 0, 0)
 
     async def test_nothing_is_recorded_while_redis_is_not_warm(
         self, stock: Stock, importer: Importer
@@ -405,14 +413,47 @@ class TestStock:
         self, stock: Stock, importer: Importer
     ) -> None:
         await importer.shelf.runner.redis.hdel(BUCKET.stock, LAMP)
-        assert await stock.get(LAMP) == StockLevel(LAMP, received=10, free=None)
+        assert await stock.get(LAMP) == recorded(LAMP, received=10, free=None)
         with pytest.raises(NoCounter):
             await stock.add(LAMP, 1)
-        assert await stock.get(LAMP) == StockLevel(LAMP, received=10, free=None)
-        assert await stock.set(LAMP, 6) == StockLevel(LAMP, received=6, free=6)
+        assert await stock.get(LAMP) == recorded(LAMP, received=10, free=None)
+        assert await stock.set(LAMP, 6) == recorded(LAMP, received=6, free=6)
+
+    async def test_an_import_does_not_guess_a_counter_that_redis_lost(
+        self, stock: Stock, importer: Importer
+    ) -> None:
+        await importer.shelf.runner.redis.hdel(BUCKET.stock, LAMP)
+        await importer.run(file(row(LAMP, stock=10)))
+        assert await stock.get(LAMP) == recorded(LAMP, received=10, free=None)
 
     async def test_operators_change_a_counter_one_after_the_other(
         self, stock: Stock, importer: Importer
     ) -> None:
         await asyncio.gather(*(stock.add(LAMP, 1) for _ in range(20)))
-        assert (await levels(importer))[LAMP] == (30, 24)
+        assert (await levels(importer))[LAMP] == (24, 24)
+
+    async def test_what_carts_hold_is_not_set_away(self, stock: Stock, importer: Importer) -> None:
+        await importer.run(file(row(LAMP, stock_policy="hold")))
+        await Shop(importer.shelf.runner).add(3, LAMP)
+        before = await in_postgres(importer)
+        with pytest.raises(StockHeld) as refused:
+            await stock.set(LAMP, 2)
+        assert (refused.value.sku, refused.value.held) == (LAMP, 3)
+        assert await in_postgres(importer) == before
+        assert await stock.set(LAMP, 50) == Recorded(LAMP, 50, StockLevel(LAMP, 47, 3, 0))
+
+
+async def test_an_import_tells_which_stock_can_not_be_set(importer: Importer) -> None:
+    await importer.run(file(row(LAMP, stock_policy="hold"), row(MUG)))
+    await Shop(importer.shelf.runner).add_lines(LineRequest(LAMP, 3))
+    told: list[tuple[int, str]] = []
+    done = await importer.run(
+        file(row(MUG, stock=1), row(LAMP, price=1, stock=2)),
+        set_stock=True,
+        on_bad_row=lambda line, problem: told.append((line, problem)),
+    )
+    assert done == Imported(products=2, counters=1, bad_rows=1)
+    [(line, problem)] = told
+    assert line == 2
+    assert re.search(f"2 of {LAMP} .* 3$", problem)
+    assert await levels(importer) == {LAMP: (100, 97), MUG: (1, 1)}

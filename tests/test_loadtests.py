@@ -13,6 +13,7 @@ from cartsvc import embedded, flush, importer, rows
 from cartsvc.backlog import Backlog
 from cartsvc.demo import FILE
 from cartsvc.ledger import Ledger
+from cartsvc.model import LineRequest, Owner
 from loadtests import invariants
 from loadtests.__main__ import LOCUSTFILE
 from tests.shop import LAMP, Shop
@@ -54,7 +55,23 @@ async def test_a_cart_with_more_than_there_is_is_seen(
 ) -> None:
     await flushed_shop.redis.hincrby(ANNS_CART, f"q:{sku}", 1)
     found = await violations(flushed_shop, valkey, database_url)
-    assert f"cart 256 holds {units} of {counter}, of which {units - 1} are" in found
+    assert f"cart 256 wants {units} of {counter}, of which {units - 1} are" in found
+
+
+async def test_books_that_do_not_add_up_are_seen(
+    flushed_shop: Shop,
+    valkey: embedded.Valkey,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(invariants, "CATCH_UP_S", 0.2)
+    await flushed_shop.sell(LAMP, stock=5, stock_policy="hold")
+    await flushed_shop.add_lines(LineRequest(LAMP, 2), owner=Owner("session", "bob"))
+    await flushed_shop.redis.hincrby("held:{default:0}", LAMP, -1)
+    found = await violations(flushed_shop, valkey, database_url)
+    assert f"carts hold 2 of {LAMP}, the books say 1" in found
+    wrong = "Book(free=3, held=1, sold=0, received=5)"
+    assert f"the books of {LAMP} are wrong: {wrong}" in found
 
 
 async def test_a_cart_over_its_cap_is_seen(

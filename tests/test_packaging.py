@@ -17,8 +17,8 @@ def test_the_wheel_carries_scripts_queries_and_the_demo(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     with ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    for script in (ROOT / "lua").glob("*.lua"):
-        assert f"cartsvc/lua/{script.name}" in shipped
+    for script in (ROOT / "lua").rglob("*.lua"):
+        assert f"cartsvc/{script.relative_to(ROOT).as_posix()}" in shipped
     for file in (ROOT / "cartsvc").rglob("*.*"):
         if "__pycache__" not in file.parts:
             assert file.relative_to(ROOT).as_posix() in shipped

@@ -18,6 +18,8 @@ READABLE = {
     "CARTSVC_TENANT": ("acme_2-eu", "acme_2-eu"),
     "CARTSVC_CURRENCY": ("EUR", "EUR"),
     "CARTSVC_MAX_LINES": ("7", 7),
+    "CARTSVC_STOCK_POLICY": ("hold", "hold"),
+    "CARTSVC_HOLD_TTL_S": ("120", 120),
     "CARTSVC_MAX_BODY_BYTES": ("1024", 1024),
     "CARTSVC_REDIS_TIMEOUT_S": ("0.25", 0.25),
     "CARTSVC_REDIS_CONNECTIONS": ("3", 3),

@@ -9,8 +9,9 @@ import pytest
 from cartsvc import rows
 from cartsvc.importer import Importer
 from cartsvc.ledger import Ledger
+from cartsvc.model import StockLevel
 from cartsvc.shelf import Shelf
-from cartsvc.stock import Stock
+from cartsvc.stock import Recorded, Stock
 from tests.shop import LAMP, Shop
 from tests.wait import wait_until
 
@@ -44,4 +45,4 @@ async def test_an_import_and_a_stock_change_do_not_cross(
     go_on.set()
     await asyncio.gather(importing, setting)
     level = await stock.get(LAMP)
-    assert (level.received, level.free) == (3, 3)
+    assert level == Recorded(LAMP, 3, StockLevel(LAMP, 3, 0, 0))

@@ -30,7 +30,7 @@ async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
 
 
 def worker_of(shop: Shop, ledger: Ledger, *, batch: int = 100, interval_s: float = 60) -> Worker:
-    return Worker(Backlog(shop.runner), ledger, batch=batch, interval_s=interval_s)
+    return Worker(shop.store, Backlog(shop.runner), ledger, batch=batch, interval_s=interval_s)
 
 
 async def units(ledger: Ledger) -> int:

@@ -3,6 +3,7 @@
 Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one product.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -11,11 +12,16 @@ from starlette.types import Scope
 
 from cartsvc import http, identity, money
 from cartsvc.errors import (
+    BelowMinimum,
+    BuyerLimit,
     CartFull,
     InactiveProduct,
     Invalid,
+    OrderLimit,
     OutOfStock,
     Refused,
+    SaleEnded,
+    SaleNotStarted,
     Unavailable,
     UnknownProduct,
     UnknownVariant,
@@ -58,9 +64,18 @@ class CartView(msgspec.Struct, frozen=True):
     updated_at: str
 
 
-class Data(msgspec.Struct, frozen=True):
+class NoticeView(msgspec.Struct, frozen=True):
+    """A line that left the cart: `reason` is "hold_expired"."""
+
+    product_id: str
+    quantity: int
+    reason: str
+
+
+class Data(msgspec.Struct, frozen=True, omit_defaults=True):
     session_id: str
     cart: CartView
+    notices: list[NoticeView] = []
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -96,7 +111,9 @@ def _line(request: AddItem) -> LineRequest:
 
 
 def _success(cart: Cart, message: str) -> Reply:
-    return reply(200, Envelope(True, Data(cart.owner.id, _view(cart)), message))
+    notices = [NoticeView(told.sku, told.quantity, told.reason) for told in cart.notices]
+    data = Data(cart.owner.id, _view(cart), notices)
+    return reply(200, Envelope(True, data, message), *http.notice_header(cart.notices))
 
 
 def _view(cart: Cart) -> CartView:
@@ -109,7 +126,7 @@ def _view(cart: Cart) -> CartView:
                 quantity=line.quantity,
                 subtotal=money.number(line.subtotal_minor),
             )
-            for line in cart.lines
+            for line in cart.in_order
         ],
         total_items=cart.total_quantity,
         total_amount=money.number(cart.total_minor),
@@ -139,12 +156,36 @@ def refuse(error: Exception) -> Reply:
             facts = {"max_items": most}
             return _failure(400, "cart_full", f"Cart is full: at most {most} items", facts)
         case Refused():
-            return _failure(400, "refused", str(error))
+            return _rule(error)
         case Unavailable():
             message = "Cart service is not available now, please try again"
             return _failure(503, "unavailable", message, None, http.RETRY_AFTER)
         case _:
             return _failure(500, "internal_error", "Internal server error")
+
+
+def _rule(error: Refused) -> Reply:
+    """A rule of the product's sale that stands against the request."""
+    match error:
+        case OrderLimit(max_units=most, in_cart=units):
+            facts = {"max_per_order": most, "in_cart": units}
+            return _failure(400, "order_limit", f"At most {most} of this product an order", facts)
+        case BuyerLimit(max_units=most, has=units):
+            facts = {"max_per_buyer": most, "has": units}
+            return _failure(400, "buyer_limit", f"At most {most} of this product a buyer", facts)
+        case BelowMinimum(min_units=least):
+            facts = {"min_per_order": least}
+            return _failure(400, "below_minimum", f"At least {least} of this product", facts)
+        case SaleNotStarted(starts_ms=starts, wait_ms=wait):
+            when = _timestamp(starts)
+            message = f"The sale starts at {when}"
+            starting = {"starts_at": when}
+            return _failure(400, "sale_not_started", message, starting, http.retry_after(wait))
+        case SaleEnded(ends_ms=ends):
+            when = _timestamp(ends)
+            return _failure(400, "sale_ended", f"The sale ended at {when}", {"ended_at": when})
+        case _:
+            return _failure(400, "refused", str(error))
 
 
 def _short(free: int, in_cart: int) -> str:
@@ -157,7 +198,7 @@ def _failure(
     status: int,
     code: str,
     message: str,
-    facts: dict[str, int] | None = None,
+    facts: Mapping[str, int | str] | None = None,
     *headers: tuple[bytes, bytes],
 ) -> Reply:
     error = {"code": code, **(facts or {})}

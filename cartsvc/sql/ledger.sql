@@ -21,19 +21,38 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, 
 -- name: upsert_carts
 -- Write carts that are newer than the row there is; returns the ids of those written.
 -- $1 tenant, then one array a column: $2 id, $3 owner_kind, $4 owner_id, $5 status, $6 version,
--- $7 created ms, $8 updated ms
-INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at)
+-- $7 created ms, $8 updated ms, $9 last_line
+INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at,
+                   last_line)
 SELECT $1, id, owner_kind, owner_id, status, version,
-       to_timestamp(created_ms / 1000.0), to_timestamp(updated_ms / 1000.0)
+       to_timestamp(created_ms / 1000.0), to_timestamp(updated_ms / 1000.0), last_line
 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-            $8::bigint[])
-     AS row (id, owner_kind, owner_id, status, version, created_ms, updated_ms)
+            $8::bigint[], $9::integer[])
+     AS row (id, owner_kind, owner_id, status, version, created_ms, updated_ms, last_line)
 ORDER BY id
 ON CONFLICT (tenant, id) DO UPDATE
 SET owner_kind = excluded.owner_kind, owner_id = excluded.owner_id, status = excluded.status,
-    version = excluded.version, updated_at = excluded.updated_at, flushed_at = now()
+    version = excluded.version, updated_at = excluded.updated_at, last_line = excluded.last_line,
+    flushed_at = now()
 WHERE carts.version < excluded.version
 RETURNING id;
+
+-- name: active_cart
+-- The owner's active cart as it was written last.
+-- $1 tenant, $2 owner_kind, $3 owner_id
+SELECT id, status, version, last_line, extract(epoch FROM created_at) * 1000 AS created_ms,
+       extract(epoch FROM updated_at) * 1000 AS updated_ms
+FROM carts WHERE tenant = $1 AND owner_kind = $2 AND owner_id = $3 AND status = 'ACTIVE'
+ORDER BY id DESC LIMIT 1;
+
+-- name: lines
+-- The lines of a cart, in the order in which they were added.
+-- $1 tenant, $2 cart id
+SELECT id, product_id, variant_id, quantity, price_minor, name, variant_name, image_url, saved,
+       extract(epoch FROM added_at) * 1000 AS added_ms,
+       extract(epoch FROM held_until) * 1000 AS held_until_ms
+FROM cart_items WHERE tenant = $1 AND cart_id = $2
+ORDER BY id;
 
 -- name: delete_lines
 -- Remove the lines that written carts no longer have.
@@ -44,17 +63,19 @@ WHERE tenant = $1 AND cart_id = ANY ($2::bigint[]) AND id <> ALL ($3::bigint[]);
 -- name: upsert_lines
 -- Write the lines of written carts.
 -- $1 tenant, then one array a column: $2 cart_id, $3 id, $4 product_id, $5 variant_id, $6 quantity,
--- $7 price_minor, $8 name, $9 variant_name, $10 image_url, $11 added ms
+-- $7 price_minor, $8 name, $9 variant_name, $10 image_url, $11 added ms, $12 saved,
+-- $13 held_until ms
 INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
-                        variant_name, image_url, added_at)
+                        variant_name, image_url, added_at, saved, held_until)
 SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-       image_url, to_timestamp(added_ms / 1000.0)
+       image_url, to_timestamp(added_ms / 1000.0), saved, to_timestamp(held_until_ms / 1000.0)
 FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::integer[], $7::bigint[],
-            $8::text[], $9::text[], $10::text[], $11::bigint[])
+            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::boolean[], $13::bigint[])
      AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-             image_url, added_ms)
+             image_url, added_ms, saved, held_until_ms)
 ON CONFLICT (tenant, cart_id, id) DO UPDATE
-SET quantity = excluded.quantity, price_minor = excluded.price_minor;
+SET quantity = excluded.quantity, price_minor = excluded.price_minor, saved = excluded.saved,
+    held_until = excluded.held_until;
 
 -- name: prices_offset
 -- How far the bucket's price stream has been written; locks the row until the transaction ends.
@@ -88,16 +109,28 @@ SELECT pg_advisory_lock(hashtextextended('cartsvc catalogue ' || $1::text, 0));
 -- name: upsert_products
 -- Write catalogue records, new or known.
 -- $1 tenant, $2 currency, then one array a column: $3 id, $4 name, $5 price_minor, $6 images as
--- JSON arrays, $7 active
-INSERT INTO products (tenant, currency, id, name, price_minor, images, active)
+-- JSON arrays, $7 active, $8 stock_policy, $9 hold_ttl_s, $10 max_per_buyer, $11 max_per_order,
+-- $12 min_per_order, $13 sale starts ms, $14 sale ends ms
+INSERT INTO products (tenant, currency, id, name, price_minor, images, active, stock_policy,
+                      hold_ttl_s, max_per_buyer, max_per_order, min_per_order, sale_starts_at,
+                      sale_ends_at)
 SELECT $1, $2, id, name, price_minor,
-       ARRAY(SELECT jsonb_array_elements_text(images::jsonb)), active
-FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::boolean[])
-     AS row (id, name, price_minor, images, active)
+       ARRAY(SELECT jsonb_array_elements_text(images::jsonb)), active, stock_policy, hold_ttl_s,
+       max_per_buyer, max_per_order, min_per_order, to_timestamp(starts_ms / 1000.0),
+       to_timestamp(ends_ms / 1000.0)
+FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::boolean[], $8::text[],
+            $9::integer[], $10::integer[], $11::integer[], $12::integer[], $13::bigint[],
+            $14::bigint[])
+     AS row (id, name, price_minor, images, active, stock_policy, hold_ttl_s, max_per_buyer,
+             max_per_order, min_per_order, starts_ms, ends_ms)
 ORDER BY id
 ON CONFLICT (tenant, id) DO UPDATE
 SET name = excluded.name, price_minor = excluded.price_minor, currency = excluded.currency,
-    images = excluded.images, active = excluded.active, updated_at = now();
+    images = excluded.images, active = excluded.active, stock_policy = excluded.stock_policy,
+    hold_ttl_s = excluded.hold_ttl_s, max_per_buyer = excluded.max_per_buyer,
+    max_per_order = excluded.max_per_order, min_per_order = excluded.min_per_order,
+    sale_starts_at = excluded.sale_starts_at, sale_ends_at = excluded.sale_ends_at,
+    updated_at = now();
 
 -- name: delete_variants
 -- Remove the variants of products that are about to be written anew.
@@ -120,14 +153,6 @@ SELECT $1, sku, units FROM unnest($2::text[], $3::bigint[]) AS row (sku, units)
 ORDER BY sku
 ON CONFLICT DO NOTHING;
 
--- name: replace_stock
--- Record the stock of counters, new or known.
--- $1 tenant, $2 skus, $3 units
-INSERT INTO stock (tenant, sku, received)
-SELECT $1, sku, units FROM unnest($2::text[], $3::bigint[]) AS row (sku, units)
-ORDER BY sku
-ON CONFLICT (tenant, sku) DO UPDATE SET received = excluded.received, updated_at = now();
-
 -- name: counters
 -- The recorded stock of those SKUs that have a counter of their own.
 -- $1 tenant, $2 skus
@@ -139,9 +164,11 @@ SELECT sku, received FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
 SELECT received FROM stock WHERE tenant = $1 AND sku = $2;
 
 -- name: record_stock
--- Change the recorded stock of a counter.
--- $1 tenant, $2 sku, $3 units
-UPDATE stock SET received = $3, updated_at = now() WHERE tenant = $1 AND sku = $2;
+-- Change what is recorded of counters.
+-- $1 tenant, $2 skus, $3 units received
+UPDATE stock SET received = row.received, updated_at = now()
+FROM unnest($2::text[], $3::bigint[]) AS row (sku, received)
+WHERE stock.tenant = $1 AND stock.sku = row.sku;
 
 -- name: has_products
 -- Whether the tenant has a catalogue.

@@ -1,0 +1,86 @@
+#!lua
+-- cart_close: take the cart from its owner. Converted, all its units are sold or none: held ones
+-- without a further question, the others decided as an add is. Abandoned or removed, what it held
+-- is free again. A cart that changed without its owner knowing is told, not converted.
+--
+-- uses bucket, cart, line, catalogue, terms
+-- KEYS[13]  cart     hash  the owner's active cart
+-- KEYS[14]  closed   hash  where it goes
+-- ARGV[5]   status   CONVERTED, ABANDONED or REMOVED
+-- ARGV[6]   cart_id  only if it is this cart; '' for whichever it is
+-- Returns   {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
+--         | {'NO_CART'}
+--         | {'EMPTY_CART'}
+--         | {'SHORT', shortages}; of each line: sku, units free, units wanted
+
+local cart = open_cart(KEYS[13])
+local closed = KEYS[14]
+local status, cart_id = ARGV[5], ARGV[6]
+local lines
+
+local function decide_sale()
+  local short, active = {}, 0
+  for _, line in ipairs(lines) do
+    line.record = record_of(line.sku)
+    if line.units > 0 then
+      active = active + 1
+      local reply = line.record and too_few(cart, line)
+      if not (reply or line.counter) then
+        reply = decide(cart, line, line.units)
+      end
+      if reply and reply[1] == 'OUT_OF_STOCK' then
+        short[#short + 1] = line.sku
+        short[#short + 1] = free(line.record.counter)
+        short[#short + 1] = line.units
+      elseif reply then
+        return reply
+      end
+    end
+  end
+  if #short > 0 then
+    return { 'SHORT', short }
+  end
+  return active == 0 and { 'EMPTY_CART' } or nil
+end
+
+local function sell(line)
+  local record = line.record
+  if line.counter then
+    redis.call('HINCRBY', held, line.counter, -line.units)
+    redis.call('HINCRBY', sold, line.counter, line.units)
+  elseif record.policy ~= 'untracked' then
+    redis.call('HINCRBY', stock, record.counter, -line.units)
+    redis.call('HINCRBY', sold, record.counter, line.units)
+  end
+  if record and record.max_per_buyer then
+    redis.call('HINCRBY', buyers, record.product_id .. ' ' .. owner_of(cart), line.units)
+  end
+end
+
+local reply = not_now(cart)
+if not (reply or cart.id and (cart_id == '' or cart_id == cart.id)) then
+  reply = { 'NO_CART' }
+end
+if not reply then
+  lines = all_lines(cart)
+  if status == 'CONVERTED' and not cart.notices then
+    reply = decide_sale()
+  end
+end
+if reply then
+  return refuse(cart, reply)
+end
+
+-- Nothing below may fail: Redis does not undo writes.
+
+if status == 'CONVERTED' and cart.notices then
+  return tell(cart, redis.call('HGETALL', cart.key))
+end
+for _, line in ipairs(lines) do
+  if status == 'CONVERTED' and line.units > 0 then
+    sell(line)
+    line.units = 0 -- none left for its hold to give back
+  end
+  hold(cart, line, 0)
+end
+return close_as(status, cart, lines, closed)

@@ -1,0 +1,44 @@
+#!lua
+-- cart_remove: take lines out of the cart, saved ones too; all of them where none is named.
+--
+-- uses bucket, cart, line
+-- KEYS[13]  cart  hash  the owner's active cart
+-- ARGV[5+]  name, per line: '<sku>' or '#<cart id>#<line number>'
+-- Returns   {'OK', the cart's fields and values}
+--         | {'NO_CART'}
+
+local cart = open_cart(KEYS[13])
+local lines = {}
+
+local function find_all()
+  if not cart.id then
+    return { 'NO_CART' }
+  elseif #ARGV < 5 then
+    lines = all_lines(cart)
+  end
+  local seen = {}
+  for i = 5, #ARGV do
+    local line, reply = find_line(cart, ARGV[i])
+    if reply then
+      return reply
+    elseif not seen[line.sku] then
+      seen[line.sku] = true
+      lines[#lines + 1] = line
+    end
+  end
+end
+
+local reply = not_now(cart) or find_all()
+if reply then
+  return refuse(cart, reply)
+end
+
+-- Nothing below may fail: Redis does not undo writes.
+
+if #lines == 0 then
+  return tell(cart, redis.call('HGETALL', cart.key))
+end
+for _, line in ipairs(lines) do
+  remove_line(cart, line)
+end
+return tell(cart, keep(cart))

@@ -1,0 +1,131 @@
+-- line: a line of a cart: q:<sku> or, saved for later, s:<sku> = quantity, l:<sku> = what was fixed
+-- at addition, h:<sku> = '<deadline> <counter>' while its units are held.
+--
+-- Refuses  {'NO_CART'}
+--        | {'NO_LINE', name}
+
+-- `facts` is false where the cart has no such line, `number` nil where it is not readable.
+local function open_line(cart, sku)
+  local found = redis.call('HMGET', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku)
+  local line = {
+    sku = sku,
+    units = tonumber(found[1] or 0),
+    facts = found[2],
+    saved = tonumber(found[4] or 0),
+  }
+  if line.facts then
+    line.number, line.price, line.rest =
+      string.match(line.facts, '^{"line":(%d+),"price":(%d+)(,.*)$')
+  end
+  if found[3] then
+    local deadline, counter = string.match(found[3], '^(%d+) (.+)$')
+    line.deadline, line.counter = tonumber(deadline), counter
+  end
+  return line
+end
+
+-- The line that a request means by '<sku>' or '#<cart id>#<line number>', or nil and the reply.
+local function find_line(cart, name)
+  if not cart.id then
+    return nil, { 'NO_CART' }
+  end
+  local sku = name
+  local cart_id, number = string.match(name, '^#(%d+)#(%d+)$')
+  if cart_id == cart.id then
+    local fields = redis.call('HGETALL', cart.key)
+    for i = 1, #fields, 2 do
+      if string.match(fields[i + 1], '^{"line":(%d+),') == number then
+        sku = string.sub(fields[i], 3)
+      end
+    end
+  end
+  local line = open_line(cart, sku)
+  if not line.facts then
+    return nil, { 'NO_LINE', name }
+  end
+  return line
+end
+
+-- All lines of the cart, in the order of their numbers.
+local function all_lines(cart)
+  local lines = {}
+  local fields = redis.call('HKEYS', cart.key)
+  for i = 1, #fields do
+    if string.sub(fields[i], 1, 2) == 'l:' then
+      lines[#lines + 1] = open_line(cart, string.sub(fields[i], 3))
+    end
+  end
+  table.sort(lines, function(a, b)
+    return tonumber(a.number or 0) < tonumber(b.number or 0)
+  end)
+  return lines
+end
+
+local function take(counter, units)
+  if units ~= 0 then
+    redis.call('HINCRBY', stock, counter, -units)
+    redis.call('HINCRBY', held, counter, units)
+  end
+end
+
+local function hold_name(cart, line, counter, deadline)
+  return counter .. ' ' .. deadline .. ' ' .. line.sku .. ' ' .. cart.key
+end
+
+-- Make the line hold `units` of a counter until a deadline; nothing without a counter.
+local function hold(cart, line, units, counter, deadline)
+  if line.counter == counter then
+    if counter then
+      take(counter, units - line.units)
+    end
+  else
+    if line.counter then
+      take(line.counter, -line.units)
+    end
+    if counter then
+      take(counter, units)
+    end
+  end
+  if line.counter == counter and line.deadline == deadline then
+    return
+  end
+  if line.counter then
+    redis.call('ZREM', holds_by_sku, hold_name(cart, line, line.counter, line.deadline))
+    redis.call('HDEL', cart.key, 'h:' .. line.sku)
+    cart.lost_hold = true
+  end
+  if counter then
+    redis.call('ZADD', holds_by_sku, 0, hold_name(cart, line, counter, deadline))
+    redis.call('HSET', cart.key, 'h:' .. line.sku, deadline .. ' ' .. counter)
+    cart.due = math.min(cart.due, deadline)
+    cart.new_hold = true
+  end
+end
+
+-- Give the line the price, and record that it changed. Whether it did.
+local function take_price(cart, line, price)
+  if line.price == price then
+    return false
+  end
+  redis.call('HSET', cart.key, 'l:' .. line.sku,
+    '{"line":' .. line.number .. ',"price":' .. price .. line.rest)
+  redis.call('XADD', prices, '*', 'cart', cart.id, 'line', line.number, 'version', cart.version,
+    'sku', line.sku, 'old', line.price, 'new', price, 'at', now)
+  return true
+end
+
+-- A line that the cart does not have yet, of no units.
+local function make_line(cart, line, price, about)
+  cart.lines = cart.lines + 1
+  cart.last_line = cart.last_line + 1
+  redis.call('HSET', cart.key, 'l:' .. line.sku, '{"line":' .. cart.last_line
+    .. ',"price":' .. price .. ',"added":' .. now .. ',' .. about .. '}')
+  redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
+end
+
+local function remove_line(cart, line)
+  hold(cart, line, 0)
+  redis.call('HDEL', cart.key, 'q:' .. line.sku, 'l:' .. line.sku, 's:' .. line.sku)
+  redis.call('ZREM', holders, line.sku .. ' ' .. cart.key)
+  cart.lines = cart.lines - 1
+end

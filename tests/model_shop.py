@@ -1,0 +1,691 @@
+"""The shop by its rules alone: what an operation must make of carts, counters and catalogue.
+
+Written without a look at the scripts' way of doing it: an operation is carried out line by line on
+plain dictionaries, and undone as a whole when a line is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, TypeVar
+
+from cartsvc.catalog import Product
+from cartsvc.errors import (
+    REPLIES,
+    BelowMinimum,
+    BuyerLimit,
+    CartChanged,
+    CartError,
+    CartFull,
+    CartShort,
+    EmptyCart,
+    InactiveProduct,
+    NoCart,
+    NoCounter,
+    NoLine,
+    OrderLimit,
+    OutOfStock,
+    Refused,
+    SaleEnded,
+    SaleNotStarted,
+    StockHeld,
+    UnknownProduct,
+    UnknownVariant,
+)
+from cartsvc.model import (
+    CART_ID_STEP,
+    LINE_BITS,
+    MAX_LINE,
+    MAX_QUANTITY,
+    Cart,
+    Line,
+    Merged,
+    Notice,
+    Owner,
+    PriceChange,
+    Shortage,
+    StockLevel,
+    Unmerged,
+    line_name,
+    split_sku,
+)
+
+Result = TypeVar("Result")
+CODES = {kind: code for code, kind in REPLIES.items()}
+
+
+@dataclass
+class Item:
+    """A line; `counter` is the one that it holds units of until `deadline`."""
+
+    number: int
+    sku: str
+    quantity: int
+    price: int
+    name: str
+    variant_name: str | None
+    added: int
+    saved: bool = False
+    deadline: int | None = None
+    counter: str | None = None
+
+    @property
+    def product_id(self) -> str:
+        return split_sku(self.sku)[0]
+
+    @property
+    def ordered(self) -> int:
+        """Units that are part of the order: saved ones are none."""
+        return 0 if self.saved else self.quantity
+
+    def line(self) -> Line:
+        return Line(
+            self.number,
+            *split_sku(self.sku),
+            self.quantity,
+            self.price,
+            self.name,
+            self.variant_name,
+            None,
+            self.added,
+            self.deadline,
+            self.saved,
+        )
+
+
+@dataclass
+class Basket:
+    """A cart; `dirty_since` is its oldest change that is not flushed."""
+
+    id: int
+    owner: Owner
+    created: int
+    updated: int
+    status: str = "ACTIVE"
+    version: int = 0
+    last_line: int = 0
+    dirty_since: int | None = None
+    items: dict[str, Item] = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)
+
+    def copy(self) -> "Basket":
+        items = {sku: replace(item) for sku, item in self.items.items()}
+        return replace(self, items=items, notices=list(self.notices))
+
+    def cart(self) -> Cart:
+        return Cart(
+            self.id,
+            self.owner,
+            self.status,
+            self.version,
+            self.created,
+            self.updated,
+            self.last_line,
+            [item.line() for item in self.in_order()],
+            tuple(self.notices),
+        )
+
+    def in_order(self) -> list[Item]:
+        return sorted(self.items.values(), key=lambda item: item.number)
+
+    def units_of(self, product_id: str) -> int:
+        return sum(item.ordered for item in self.items.values() if item.product_id == product_id)
+
+    def deadlines(self) -> list[int]:
+        return [item.deadline for item in self.items.values() if item.deadline is not None]
+
+
+class Room(NamedTuple):
+    """Units that a line may have in all, and the refusal of more."""
+
+    most: int
+    refusal: CartError
+
+
+class _InTheWay(Exception):
+    """These owners' holds have run out, and an operation lacks the units."""
+
+    def __init__(self, owners: list[Owner]) -> None:
+        super().__init__(owners)
+        self.owners = owners
+
+
+class ModelShop:
+    """One bucket. A line is named by its SKU or by its item id, a number."""
+
+    def __init__(self, now: int, *, max_lines: int, hold_ttl_s: int) -> None:
+        self.now = now
+        self.max_lines = max_lines
+        self.hold_ttl_s = hold_ttl_s
+        self.products: dict[str, Product] = {}
+        self.free: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.sold: dict[str, int] = {}
+        self.received: dict[str, int] = {}
+        self.bought: dict[tuple[str, Owner], int] = {}
+        self.carts: dict[Owner, Basket] = {}
+        self.closed: dict[int, Basket] = {}
+        self.last_id = 0
+        self.repricing: set[str] = set()
+        self.price_changes: list[PriceChange] = []
+
+    # What carts do.
+
+    def add(self, owner: Owner, wanted: Sequence[tuple[str, int]]) -> Cart:
+        def change() -> Cart:
+            basket = self._changed(self.carts.get(owner) or self._new_basket(owner))
+            known = set(basket.items)
+            more: dict[str, int] = {}
+            for sku, units in wanted:
+                more[sku] = more.get(sku, 0) + units
+            for sku, units in more.items():
+                item = basket.items.get(sku)
+                self._decide(basket, sku, units + (item.quantity if item else 0))
+            for sku in more:
+                self._expect_enough(basket, sku)
+            if basket.items.keys() - known and len(basket.items) > self.max_lines:
+                raise CartFull(self.max_lines)
+            return self._tell(basket)
+
+        return self._attempt([owner], change)
+
+    def set_quantity(self, owner: Owner, name: str | int, units: int) -> Cart:
+        def change() -> Cart:
+            basket, item = self._find(owner, name)
+            if units == item.quantity:
+                return self._tell(basket)
+            self._changed(basket)
+            if item.saved:
+                item.quantity = units
+            elif units > item.quantity:
+                self._decide(basket, item.sku, units)
+                self._expect_enough(basket, item.sku)
+            else:
+                if item.counter:
+                    self._move(item.counter, item.quantity - units)
+                item.quantity = units
+                if self._is_known(item.sku):
+                    self._expect_enough(basket, item.sku)
+                    self._take_price(basket, item)
+            return self._tell(basket)
+
+        return self._attempt([owner], change)
+
+    def remove(self, owner: Owner, names: Sequence[str | int]) -> Cart:
+        def change() -> Cart:
+            found = {item.sku: item for _, item in (self._find(owner, name) for name in names)}
+            return self._without(self.carts[owner], list(found.values()))
+
+        return self._attempt([owner], change)
+
+    def clear(self, owner: Owner) -> Cart:
+        def change() -> Cart:
+            basket = self._basket(owner)
+            return self._without(basket, list(basket.items.values()))
+
+        return self._attempt([owner], change)
+
+    def save_for_later(self, owner: Owner, name: str | int) -> Cart:
+        def change() -> Cart:
+            basket, item = self._find(owner, name)
+            if not item.saved:
+                self._changed(basket)
+                self._give_back(item)
+                item.saved = True
+            return self._tell(basket)
+
+        return self._attempt([owner], change)
+
+    def take_back(self, owner: Owner, name: str | int) -> Cart:
+        def change() -> Cart:
+            basket, item = self._find(owner, name)
+            if item.saved:
+                self._changed(basket)
+                self._decide(basket, item.sku, item.quantity)
+                self._expect_enough(basket, item.sku)
+            return self._tell(basket)
+
+        return self._attempt([owner], change)
+
+    def read(self, owner: Owner) -> Cart:
+        return self._attempt([owner], lambda: self._tell(self._basket(owner)))
+
+    def find(self, cart_id: int) -> Cart:
+        for basket in (*self.carts.values(), *self.closed.values()):
+            if basket.id == cart_id:
+                return basket.cart()
+        raise NoCart
+
+    def find_item(self, item_id: int) -> tuple[Cart, Line]:
+        cart = self.find(item_id >> LINE_BITS)
+        for line in cart.lines:
+            if line.number == item_id & MAX_LINE:
+                return cart, line
+        raise NoLine(line_name(item_id))
+
+    def merge(self, guest: Owner, owner: Owner) -> Merged:
+        def change() -> Merged:
+            source = self.carts.get(guest)
+            if source is None:
+                return Merged(self._tell(self._basket(owner)), [])
+            basket = self._changed(self.carts.get(owner) or self._new_basket(owner))
+            report = []
+            for theirs in source.in_order():
+                asked = theirs.quantity
+                moved, reason = self._move_over(theirs, basket)
+                if moved < asked:
+                    report.append(Unmerged(theirs.sku, asked, moved, reason))
+            basket.notices += source.notices
+            source.notices = []
+            self._close_as("REMOVED", source)
+            return Merged(self._tell(basket), report)
+
+        return self._attempt([owner, guest], change)
+
+    def close(self, owner: Owner, status: str, cart_id: int | None) -> Cart:
+        def change() -> Cart | None:
+            basket = self._basket(owner)
+            if cart_id is not None and cart_id != basket.id:
+                raise NoCart
+            if status == "CONVERTED":
+                if basket.notices:
+                    return None
+                self._decide_sale(basket)
+                self._sell(basket)
+            for item in basket.items.values():
+                self._give_back(item)
+            return self._close_as(status, basket)
+
+        cart = self._attempt([owner], change)
+        if cart is None:
+            changed = CartChanged()
+            changed.notices = self._tell(self.carts[owner]).notices
+            raise changed
+        return cart
+
+    # What the worker and operators do.
+
+    def release(self) -> int:
+        return sum(self._release(owner) for owner in list(self.carts))
+
+    def reprice(self) -> int:
+        changed = 0
+        for sku in self.repricing:
+            for basket in self.carts.values():
+                item = basket.items.get(sku)
+                if item and self._is_known(sku) and item.price != self._price(sku):
+                    self._take_price(self._changed(basket), item)
+                    changed += 1
+        self.repricing.clear()
+        return changed
+
+    def cool(self, owner: Owner) -> None:
+        """The cart is in PostgreSQL alone; what it held is free."""
+        for item in self.carts.pop(owner).items.values():
+            self._give_back(item)
+
+    def restore(self, cart: Cart) -> Cart:
+        if cart.owner in self.carts:
+            return self.carts[cart.owner].cart()
+        if cart.id in self.closed:
+            raise NoCart
+        basket = Basket(cart.id, cart.owner, cart.created_ms, cart.updated_ms)
+        basket.version, basket.last_line = cart.version, cart.last_line
+        for line in cart.lines:
+            item = Item(
+                line.number,
+                line.sku,
+                line.quantity,
+                line.price_minor,
+                line.name,
+                line.variant_name,
+                line.added_ms,
+                line.saved,
+            )
+            if line.held_until_ms is not None:
+                counter = self._counter(line.sku)
+                is_there = self._is_known(line.sku) and self.free[counter] >= line.quantity
+                if line.held_until_ms <= self.now or not is_there:
+                    basket.notices.append(Notice(line.sku, line.quantity, "hold_expired"))
+                    continue
+                self._hold(item, counter, line.held_until_ms)
+            basket.items[line.sku] = item
+        if basket.notices:
+            self._changed(basket)
+        self.carts[cart.owner] = basket
+        return basket.cart()
+
+    def put(self, product: Product, counters: dict[str, int]) -> int:
+        old = self.products.get(product.id)
+        prices = {sku: self._price(sku) for sku in old.skus()} if old else {}
+        self.products[product.id] = product
+        for sku in product.skus():
+            has_carts = any(sku in basket.items for basket in self.carts.values())
+            if has_carts and sku in prices and prices[sku] != self._price(sku):
+                self.repricing.add(sku)
+        new = counters.keys() - self.free.keys()
+        for counter in new:
+            self.free[counter] = self.received[counter] = counters[counter]
+            self.held[counter] = self.sold[counter] = 0
+        return len(new)
+
+    def add_stock(self, counter: str, units: int) -> StockLevel:
+        if counter not in self.free:
+            raise NoCounter(counter)
+        if self.free[counter] + units < 0:
+            raise OutOfStock(counter, self.free[counter], 0)
+        self.free[counter] += units
+        self.received[counter] += units
+        return self._level(counter)
+
+    def set_stock(self, counter: str, units: int) -> StockLevel:
+        if units < self.held[counter]:
+            raise StockHeld(counter, self.held[counter])
+        self.received[counter] = units + self.sold[counter]
+        self.free[counter] = units - self.held[counter]
+        return self._level(counter)
+
+    # An operation as a whole.
+
+    def _attempt(self, owners: Sequence[Owner], change: Callable[[], Result]) -> Result:
+        """Carry out or leave all as it was; holds that have run out go before."""
+        while True:
+            for owner in owners:
+                self._release(owner)
+            before = dict(vars(self))
+            for name, value in before.items():
+                setattr(self, name, value.copy() if hasattr(value, "copy") else value)
+            self.carts = {owner: basket.copy() for owner, basket in self.carts.items()}
+            try:
+                return change()
+            except _InTheWay as way:
+                vars(self).update(before)
+                for owner in way.owners:
+                    self._release(owner)
+            except Refused as refusal:
+                vars(self).update(before)
+                if owners[0] in self.carts:
+                    refusal.notices = tuple(self.carts[owners[0]].notices)
+                raise
+
+    def _release(self, owner: Owner) -> int:
+        basket = self.carts.get(owner)
+        if basket is None:
+            return 0
+        due = [item for item in basket.in_order() if item.deadline and item.deadline <= self.now]
+        for item in due:
+            self._give_back(item)
+            del basket.items[item.sku]
+            basket.notices.append(Notice(item.sku, item.quantity, "hold_expired"))
+        if due:
+            self._changed(basket)
+        return len(due)
+
+    def _new_basket(self, owner: Owner) -> Basket:
+        self.last_id += CART_ID_STEP
+        self.carts[owner] = Basket(self.last_id, owner, self.now, self.now)
+        return self.carts[owner]
+
+    def _changed(self, basket: Basket) -> Basket:
+        basket.version += 1
+        basket.updated = self.now
+        if basket.dirty_since is None:
+            basket.dirty_since = self.now
+        return basket
+
+    @staticmethod
+    def _tell(basket: Basket) -> Cart:
+        cart = basket.cart()
+        basket.notices = []
+        return cart
+
+    def _basket(self, owner: Owner) -> Basket:
+        if owner not in self.carts:
+            raise NoCart
+        return self.carts[owner]
+
+    def _find(self, owner: Owner, name: str | int) -> tuple[Basket, Item]:
+        basket = self._basket(owner)
+        for item in basket.items.values():
+            if name in (item.sku, basket.id << LINE_BITS | item.number):
+                return basket, item
+        raise NoLine(name if isinstance(name, str) else line_name(name))
+
+    def _without(self, basket: Basket, items: list[Item]) -> Cart:
+        if items:
+            self._changed(basket)
+        for item in items:
+            self._give_back(item)
+            del basket.items[item.sku]
+        return self._tell(basket)
+
+    def _close_as(self, status: str, basket: Basket) -> Cart:
+        self._changed(basket)
+        basket.status = status
+        basket.dirty_since = self.now
+        self.closed[basket.id] = self.carts.pop(basket.owner)
+        return self._tell(basket)
+
+    # A line.
+
+    def _decide(self, basket: Basket, sku: str, units: int) -> None:
+        """Let the line have so many units, or raise why not."""
+        product = self._product(sku)
+        self._expect_sale(product)
+        room = self._room(basket, sku)
+        if units > room.most:
+            raise self._refusal(room, sku)
+        self._grant(basket, sku, units)
+
+    def _grant(self, basket: Basket, sku: str, units: int) -> Item:
+        """Give the line its units, under the policy and at the price of today."""
+        item = basket.items.get(sku)
+        if item is None:
+            item = self._new_item(basket, sku)
+        else:
+            self._take_price(basket, item)
+        deadline = item.deadline
+        self._give_back(item)
+        item.quantity, item.saved = units, False
+        rules = self.products[item.product_id].rules
+        if rules.stock_policy == "hold":
+            ttl_s = rules.hold_ttl_s or self.hold_ttl_s
+            self._hold(item, self._counter(sku), deadline or self.now + 1000 * ttl_s)
+        return item
+
+    def _new_item(self, basket: Basket, sku: str) -> Item:
+        product = self._product(sku)
+        basket.last_line += 1
+        variant_id = split_sku(sku)[1]
+        variant_name = next((one.name for one in product.variants if one.id == variant_id), None)
+        item = Item(
+            basket.last_line, sku, 0, self._price(sku), product.name, variant_name, self.now
+        )
+        basket.items[sku] = item
+        return item
+
+    def _room(self, basket: Basket, sku: str) -> Room:
+        """The tightest of the limits; of equal ones stock, then order, then buyer."""
+        product = self._product(sku)
+        rules = product.rules
+        item = basket.items.get(sku)
+        mine = item.ordered if item else 0
+        rooms = []
+        if rules.stock_policy != "untracked":
+            counter = self._counter(sku)
+            free = self.free[counter]
+            if item and item.counter == counter:
+                free += mine
+            others = 0
+            if rules.stock_policy != "hold":
+                others = sum(
+                    other.ordered
+                    for other in basket.items.values()
+                    if other.sku != sku and not other.counter and self._counter(other.sku) == counter
+                )
+            rooms.append(Room(free - others, OutOfStock(sku, free, others + mine)))
+        in_cart = basket.units_of(product.id)
+        if rules.max_per_order is not None:
+            most = rules.max_per_order
+            rooms.append(Room(most - in_cart + mine, OrderLimit(product.id, most, in_cart)))
+        if rules.max_per_buyer is not None:
+            most = rules.max_per_buyer
+            has = in_cart + self.bought.get((product.id, basket.owner), 0)
+            rooms.append(Room(most - has + mine, BuyerLimit(product.id, most, has)))
+        return min(
+            rooms,
+            key=lambda room: room.most,
+            default=Room(MAX_QUANTITY, OutOfStock(sku, MAX_QUANTITY, mine)),
+        )
+
+    def _refusal(self, room: Room, sku: str) -> Exception:
+        """What more than the room is answered with: with holds that are due, not yet a refusal."""
+        counter = self._counter(sku)
+        due = [
+            owner
+            for owner, basket in self.carts.items()
+            for item in basket.items.values()
+            if item.counter == counter and item.deadline and item.deadline <= self.now
+        ]
+        return _InTheWay(due) if due and isinstance(room.refusal, OutOfStock) else room.refusal
+
+    def _move_over(self, theirs: Item, basket: Basket) -> tuple[int, str]:
+        """Move a guest's line as far as it fits: (units moved, why not all)."""
+        was_held, deadline = theirs.counter is not None, theirs.deadline
+        self._give_back(theirs)
+        mine = basket.items.get(theirs.sku)
+        try:
+            product = self._product(theirs.sku)
+            if mine is None and len(basket.items) >= self.max_lines:
+                raise CartFull(self.max_lines)
+            if not (theirs.saved or was_held):
+                self._expect_sale(product)
+        except CartError as refusal:
+            return 0, CODES[type(refusal)]
+        if theirs.saved:
+            if mine and not mine.saved:
+                return 0, "ALREADY_IN_CART"
+            mine = mine or self._new_item(basket, theirs.sku)
+            mine.saved = True
+            mine.quantity += theirs.quantity
+            return theirs.quantity, ""
+        has = mine.quantity if mine else 0
+        room = self._room(basket, theirs.sku)
+        moved = max(0, min(theirs.quantity, room.most - has))
+        if moved < theirs.quantity:
+            refusal = self._refusal(room, theirs.sku)
+            if not isinstance(refusal, CartError):
+                raise refusal
+            if not moved:
+                return 0, CODES[type(refusal)]
+        mine = self._grant(basket, theirs.sku, has + moved)
+        if deadline and mine.deadline:
+            # A deadline of its own, given just now, does not count against the guest's.
+            had = mine.deadline if has and mine.deadline != self._fresh(mine) else deadline
+            mine.deadline = min(deadline, had)
+        return moved, CODES[type(room.refusal)]
+
+    def _fresh(self, item: Item) -> int:
+        rules = self.products[item.product_id].rules
+        return self.now + 1000 * (rules.hold_ttl_s or self.hold_ttl_s)
+
+    def _decide_sale(self, basket: Basket) -> None:
+        short = []
+        for item in basket.in_order():
+            if item.saved:
+                continue
+            if self._is_known(item.sku):
+                self._expect_enough(basket, item.sku)
+            if item.counter:
+                continue
+            self._expect_sale(self._product(item.sku))
+            room = self._room(basket, item.sku)
+            if item.quantity <= room.most:
+                if self.products[item.product_id].rules.stock_policy == "hold":
+                    self._hold(item, self._counter(item.sku), self.now)
+                continue
+            refusal = self._refusal(room, item.sku)
+            if not isinstance(refusal, OutOfStock):
+                raise refusal
+            short.append(Shortage(item.sku, self.free[self._counter(item.sku)], item.quantity))
+        if short:
+            raise CartShort(short)
+        if not any(item.ordered for item in basket.items.values()):
+            raise EmptyCart
+
+    def _sell(self, basket: Basket) -> None:
+        for item in basket.items.values():
+            if item.saved:
+                continue
+            rules = self.products[item.product_id].rules
+            if item.counter or rules.stock_policy != "untracked":
+                counter = item.counter or self._counter(item.sku)
+                self._give_back(item)
+                self.free[counter] -= item.quantity
+                self.sold[counter] += item.quantity
+            if self._is_known(item.sku) and rules.max_per_buyer is not None:
+                buyer = item.product_id, basket.owner
+                self.bought[buyer] = self.bought.get(buyer, 0) + item.quantity
+
+    def _hold(self, item: Item, counter: str, deadline: int) -> None:
+        self._move(counter, -item.quantity)
+        item.counter, item.deadline = counter, deadline
+
+    def _give_back(self, item: Item) -> None:
+        if item.counter:
+            self._move(item.counter, item.quantity)
+        item.counter = item.deadline = None
+
+    def _move(self, counter: str, units: int) -> None:
+        """Units from held to free."""
+        self.free[counter] += units
+        self.held[counter] -= units
+
+    def _take_price(self, basket: Basket, item: Item) -> None:
+        old, new = item.price, self._price(item.sku)
+        if old != new:
+            item.price = new
+            self.price_changes.append(
+                PriceChange(basket.id, item.number, basket.version, item.sku, old, new, self.now)
+            )
+
+    # The catalogue.
+
+    def _is_known(self, sku: str) -> bool:
+        product = self.products.get(split_sku(sku)[0])
+        return product is not None and sku in product.skus()
+
+    def _product(self, sku: str) -> Product:
+        product_id, variant_id = split_sku(sku)
+        if product_id not in self.products:
+            raise UnknownProduct(product_id)
+        if variant_id is not None and not self._is_known(sku):
+            raise UnknownVariant(product_id, variant_id)
+        return self.products[product_id]
+
+    def _counter(self, sku: str) -> str:
+        """Whose stock it draws on; a variant that left the catalogue, on its product's."""
+        return sku if sku in self.free and self._is_known(sku) else split_sku(sku)[0]
+
+    def _price(self, sku: str) -> int:
+        product_id, variant_id = split_sku(sku)
+        product = self.products[product_id]
+        prices = {variant.id: variant.price_minor for variant in product.variants}
+        return product.price_minor if variant_id is None else prices[variant_id]
+
+    def _expect_sale(self, product: Product) -> None:
+        rules = product.rules
+        if not product.active:
+            raise InactiveProduct(product.id)
+        if rules.starts_ms is not None and self.now < rules.starts_ms:
+            raise SaleNotStarted(product.id, rules.starts_ms, rules.starts_ms - self.now)
+        if rules.ends_ms is not None and self.now >= rules.ends_ms:
+            raise SaleEnded(product.id, rules.ends_ms)
+
+    def _expect_enough(self, basket: Basket, sku: str) -> None:
+        product_id = split_sku(sku)[0]
+        least = self.products[product_id].rules.min_per_order
+        if least is not None and basket.units_of(product_id) < least:
+            raise BelowMinimum(product_id, least)
+
+    def _level(self, counter: str) -> StockLevel:
+        return StockLevel(counter, self.free[counter], self.held[counter], self.sold[counter])
