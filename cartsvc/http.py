@@ -4,10 +4,11 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cartsvc.errors import CartError, Invalid, Unavailable
@@ -65,27 +66,35 @@ def retry_after(wait_ms: int) -> tuple[bytes, bytes]:
     return (b"retry-after", b"%d" % -(-wait_ms // 1000))
 
 
-class Endpoint:
-    """An ASGI application of one route: read the body, handle it, answer.
+Handle = Callable[[Scope, bytes], Awaitable[Reply]]
 
-    `handle` takes the scope and the body. `refuse` turns an error into the contract's reply, and
-    is given whatever `handle` raises: no request ends without an answer.
+
+Refuse = Callable[[Exception], Reply]
+
+
+def route(path: str, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int) -> Route:
+    """A path with what answers each of its methods; any other is 405."""
+    return Route(path, Endpoint(methods, refuse, max_body_bytes), methods=list(methods))
+
+
+class Endpoint:
+    """An ASGI application of one path: read the body, handle it, answer.
+
+    `methods` are called with the scope and the body. `refuse` turns an error into the contract's
+    reply, and is given whatever they raise: no request ends without an answer.
     """
 
-    def __init__(
-        self,
-        handle: Callable[[Scope, bytes], Awaitable[Reply]],
-        refuse: Callable[[Exception], Reply],
-        max_body_bytes: int,
-    ) -> None:
-        self.handle = handle
+    def __init__(self, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int) -> None:
+        # Whoever asks for the head alone is answered as for the whole, of which nothing is sent.
+        self.methods = {"HEAD": methods["GET"], **methods} if "GET" in methods else methods
         self.refuse = refuse
         self.max_body_bytes = max_body_bytes
         self._quiet_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handle = self.methods[scope["method"]]
         try:
-            answer = await self.handle(scope, await _body(scope, receive, self.max_body_bytes))
+            answer = await handle(scope, await _body(scope, receive, self.max_body_bytes))
         except Disconnected:
             return
         except Exception as error:

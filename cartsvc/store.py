@@ -27,7 +27,7 @@ from cartsvc.model import (
 )
 from cartsvc.scripts import Argument, Runner, notices
 
-RELEASE_LINES = 100
+RELEASE_LINES = 50
 """Held lines that one script may release: what bounds the time for which it blocks Redis."""
 
 _RELEASES = 10

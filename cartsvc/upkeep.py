@@ -1,15 +1,27 @@
 """What the worker does for carts beside the flush, in batches that block Redis only shortly."""
 
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from cartsvc.keys import Bucket
 from cartsvc.store import Store
 
-RELEASE_CARTS = 50
+RELEASE_CARTS = 25
 """Carts whose holds one script is asked to release."""
 
-REPRICE_CARTS = 50
+REPRICE_CARTS = 25
 """Carts whose lines one script gives a new price."""
+
+
+@contextlib.asynccontextmanager
+async def _half_of_the_time() -> AsyncIterator[None]:
+    """Leave Redis to the shoppers for as long again as the work in the context took."""
+    begun = time.monotonic()
+    yield
+    await asyncio.sleep(time.monotonic() - begun)
 
 
 async def release(store: Store, bucket: Bucket) -> int:
@@ -20,7 +32,10 @@ async def release(store: Store, bucket: Bucket) -> int:
         due: Any = await redis.zrange(
             bucket.holds, "-inf", store.clock_ms(), byscore=True, offset=0, num=RELEASE_CARTS
         )
-        lines = await store.release(bucket, [key.decode() for key in due]) if due else 0
+        if not due:
+            return released
+        async with _half_of_the_time():
+            lines = await store.release(bucket, [key.decode() for key in due])
         if not lines:
             return released
         released += lines
@@ -50,7 +65,8 @@ async def _walk(store: Store, bucket: Bucket, sku: str, done: str) -> int:
         )
         carts = [name.decode()[len(sku) + 1 :] for name in names]
         next_done = carts[-1] if len(carts) == REPRICE_CARTS else ""
-        changed += await store.reprice(bucket, sku, carts, done=done, next_done=next_done)
+        async with _half_of_the_time():
+            changed += await store.reprice(bucket, sku, carts, done=done, next_done=next_done)
         if not next_done:
             return changed
         done = next_done

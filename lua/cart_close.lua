@@ -74,7 +74,7 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 if status == 'CONVERTED' and cart.notices then
-  return tell(cart, redis.call('HGETALL', cart.key))
+  return tell(cart)
 end
 for _, line in ipairs(lines) do
   if status == 'CONVERTED' and line.units > 0 then

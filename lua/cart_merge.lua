@@ -92,6 +92,7 @@ for _, line in ipairs(lines) do
 end
 add_news(cart, guest.notices)
 close_as('REMOVED', guest, guest_lines, closed)
-reply = tell(cart, keep(cart))
+keep(cart)
+reply = tell(cart)
 reply[3] = report
 return reply

@@ -36,9 +36,10 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 if #lines == 0 then
-  return tell(cart, redis.call('HGETALL', cart.key))
+  return tell(cart)
 end
 for _, line in ipairs(lines) do
   remove_line(cart, line)
 end
-return tell(cart, keep(cart))
+keep(cart)
+return tell(cart)

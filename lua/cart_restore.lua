@@ -63,10 +63,10 @@ for _, line in ipairs(lines) do
     hold(cart, line, tonumber(line.next_units), line.next_counter, line.next_deadline)
   end
 end
-local fields = keep(cart)
+keep(cart)
 if not cart.has_news then
   -- As it was flushed: there is nothing to flush.
   redis.call('HSET', cart.key, 'updated', updated)
   redis.call('ZREM', dirty, cart.key)
 end
-return { 'OK', fields }
+return { 'OK', redis.call('HGETALL', cart.key) }

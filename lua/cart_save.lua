@@ -23,7 +23,7 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 if (saved == '1') == (line.saved > 0) then
-  return tell(cart, redis.call('HGETALL', cart.key))
+  return tell(cart)
 elseif saved == '1' then
   hold(cart, line, 0)
   redis.call('HDEL', cart.key, 'q:' .. line.sku)
@@ -31,4 +31,5 @@ elseif saved == '1' then
 else
   carry_out(cart, line)
 end
-return tell(cart, keep(cart))
+keep(cart)
+return tell(cart)

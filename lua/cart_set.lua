@@ -27,10 +27,11 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 if units == line.units + line.saved then
-  return tell(cart, redis.call('HGETALL', cart.key))
+  return tell(cart)
 elseif line.saved > 0 then
   redis.call('HSET', cart.key, 's:' .. line.sku, units)
 else
   carry_out(cart, line)
 end
-return tell(cart, keep(cart))
+keep(cart)
+return tell(cart)

@@ -32,7 +32,7 @@ for i = 13, #KEYS do
     keep(cart)
   elseif is_due or cart.due == math.huge then
     cart.lost_hold = true
-    keep_deadline(cart, redis.call('HGETALL', cart.key))
+    keep_deadline(cart)
   end
 end
 return { 'OK', released }

@@ -1,7 +1,11 @@
 """Many at once, over HTTP: nothing oversold, no update lost."""
 
 from collections import Counter
+from collections.abc import Sequence
 
+import httpx
+
+from cartsvc.model import LineRequest, Owner, StockLevel
 from tests.rush import rush
 from tests.shop import LAMP, MUG, Shop
 
@@ -40,3 +44,47 @@ async def test_carts_made_at_once_have_ids_of_their_own(api_url: str, shop: Shop
     index = await shop.redis.hgetall("carts:{default:0}")
     assert {int(cart_id) for cart_id in index} == {256 * n for n in range(1, 201)}
     assert len(set(index.values())) == 200
+
+
+async def test_held_units_go_to_as_many_as_there_are(api_url: str, shop: Shop) -> None:
+    """2,000 shoppers want one of 100 held units, 500 at once; 40 leave, and 40 more get in."""
+    await shop.sell(stock=100, stock_policy="hold")
+    shoppers = [f"shopper-{number}" for number in range(2_000)]
+
+    async def served(names: Sequence[str]) -> list[str]:
+        lucky = []
+        for first in range(0, len(names), 500):
+            wave = names[first : first + 500]
+            answers = await rush(api_url, "/api/cart", [add(session_id=name) for name in wave])
+            for name, answer in zip(wave, answers, strict=True):
+                assert answer.status in {200, 400}
+                if answer.status == 200:
+                    lucky.append(name)
+                else:
+                    assert answer.body["error"]["code"] == "insufficient_stock"
+        return lucky
+
+    lucky = await served(shoppers)
+    assert len(lucky) == 100
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 100, 0)
+    async with httpx.AsyncClient(base_url=api_url) as http:
+        for name in lucky[:40]:
+            left = await http.delete(f"/api/cart/items/{LAMP}", params={"session_id": name})
+            assert left.status_code == 200
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 40, 60, 0)
+    others = [name for name in shoppers if name not in lucky]
+    assert len(await served(others)) == 40
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 100, 0)
+
+
+async def test_many_at_once_for_units_whose_holds_ran_out(api_url: str, shop: Shop) -> None:
+    """No sweep runs here: whoever finds too little releases what has run out, and gets it."""
+    await shop.sell(stock=30, stock_policy="hold")
+    for number in range(30):
+        # By the test's clock, which stands long before the service's.
+        await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"gone-{number}"))
+    answers = await rush(
+        api_url, "/api/cart", [add(session_id=f"new-{number}") for number in range(200)]
+    )
+    assert Counter(answer.status for answer in answers) == {200: 30, 400: 170}
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 30, 0)

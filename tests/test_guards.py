@@ -309,8 +309,8 @@ async def test_guard_of_the_size_as_announced(shop: Shop) -> None:
 
 SESSION: list[tuple[str, str, str]] = [
     ("if product_id is None:", "if False:", "product with braces"),
-    ("not 1 <= request.quantity <= MAX_QUANTITY", "False", "101"),
-    ("not 1 <= request.quantity <= MAX_QUANTITY", "False", "2^63"),
+    ("not 1 <= units <= MAX_QUANTITY", "False", "101"),
+    ("not 1 <= units <= MAX_QUANTITY", "False", "2^63"),
 ]
 
 

@@ -1,6 +1,7 @@
 """Contract 000, session: over HTTP, against the service as it runs."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -8,7 +9,8 @@ import pytest
 
 from cartsvc.contracts import session
 from cartsvc.errors import InactiveProduct, Invalid, NotWarm, OutcomeUnknown
-from tests.shop import LAMP, Shop
+from cartsvc.model import LineRequest, Owner
+from tests.shop import LAMP, MUG, Shop
 
 REQUEST = {"product_id": LAMP, "quantity": 2, "session_id": "optional_session_id"}
 
@@ -150,8 +152,9 @@ async def test_items_come_in_the_order_of_addition(http: httpx.AsyncClient, shop
 
 
 async def test_other_methods_and_paths(http: httpx.AsyncClient) -> None:
-    wrong_method = await http.delete("/api/cart")
-    assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
+    wrong_method = await http.patch("/api/cart")
+    allowed = set(wrong_method.headers["allow"].split(", "))
+    assert (wrong_method.status_code, allowed) == (405, {"DELETE", "GET", "HEAD", "POST"})
     assert wrong_method.json() == {
         "success": False,
         "message": "Method Not Allowed",
@@ -171,6 +174,153 @@ async def test_a_tenant_that_is_not_warm_is_503(http: httpx.AsyncClient, shop: S
         "error": {"code": "unavailable"},
     }
     assert await shop.everything() == {}
+
+
+ITEM = f"/api/cart/items/{LAMP}"
+SHOPPER = {"session_id": "optional_session_id"}
+
+
+async def test_a_cart_is_read_changed_and_emptied(http: httpx.AsyncClient, shop: Shop) -> None:
+    await shop.sell(price="29.99")
+    added = (await add(http)).json()
+    read = await http.get("/api/cart", params=SHOPPER)
+    assert read.json() == {**added, "message": "Cart retrieved successfully"}
+    changed = await http.put(ITEM, params=SHOPPER, json={"quantity": 5})
+    assert (changed.status_code, changed.json()["data"]["cart"]["total_items"]) == (200, 5)
+    assert changed.json()["message"] == "Cart item updated successfully"
+    removed = await http.delete(ITEM, params=SHOPPER)
+    assert removed.json()["data"]["cart"]["items"] == []
+    assert removed.json()["message"] == "Item removed from cart successfully"
+    await add(http)
+    cleared = await http.delete("/api/cart", params=SHOPPER)
+    assert cleared.json()["data"]["cart"]["total_items"] == 0
+    assert cleared.json()["message"] == "Cart cleared successfully"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_who_has_no_cart_has_an_empty_one(
+    http: httpx.AsyncClient, shop: Shop, method: str
+) -> None:
+    before = await shop.everything()
+    answer = await http.request(method, "/api/cart", params=SHOPPER)
+    assert answer.status_code == 200
+    cart = answer.json()["data"]["cart"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", cart.pop("updated_at"))
+    assert cart == {"items": [], "total_items": 0, "total_amount": 0}
+    assert await shop.everything() == before
+
+
+async def test_an_item_that_is_not_in_the_cart(http: httpx.AsyncClient, shop: Shop) -> None:
+    await shop.sell()
+    for _ in range(2):
+        for answer in (
+            await http.put(ITEM, params=SHOPPER, json={"quantity": 5}),
+            await http.delete(ITEM, params=SHOPPER),
+        ):
+            assert answer.status_code == 404
+            assert answer.json() == {
+                "success": False,
+                "message": "Item not found in cart",
+                "error": {"code": "item_not_found"},
+            }
+        await shop.sell(MUG)
+        await add(http, product_id=MUG)
+
+
+@pytest.mark.parametrize(
+    ("query", "path", "code"),
+    [
+        ("", ITEM, "invalid_session_id"),
+        ("session_id=", ITEM, "invalid_session_id"),
+        ("session_id=a&session_id=b", ITEM, "invalid_session_id"),
+        ("session_id=a%7Db", ITEM, "invalid_session_id"),
+        ("session_id=%ff", ITEM, "invalid_session_id"),
+        ("session_id=a", "/api/cart/items/lamp", "invalid_product_id"),
+        ("session_id=a", f"/api/cart/items/{LAMP}%2Fs", None),
+    ],
+)
+async def test_malformed_addresses(
+    http: httpx.AsyncClient, shop: Shop, query: str, path: str, code: str | None
+) -> None:
+    before = await shop.everything()
+    answer = await http.put(f"{path}?{query}", json={"quantity": 1})
+    assert answer.status_code == (400 if code else 404)
+    assert answer.json()["error"]["code"] == (code or "not_found")
+    assert await shop.everything() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"quantity":0}', b'{"quantity":101}', b"[]"])
+async def test_malformed_quantities(http: httpx.AsyncClient, shop: Shop, content: bytes) -> None:
+    await shop.sell()
+    await add(http)
+    before = await shop.everything()
+    answer = await http.put(ITEM, params=SHOPPER, content=content)
+    assert answer.status_code == 400
+    assert await shop.everything() == before
+
+
+@pytest.fixture
+async def expired(http: httpx.AsyncClient, shop: Shop) -> None:
+    """A cart whose hold of 2 lamps has run out; somebody else has them by now."""
+    await shop.sell(stock=2, stock_policy="hold", hold_ttl_s=1)
+    # By the test's clock, which stands long before the service's.
+    await shop.add_lines(LineRequest(LAMP, 2), owner=Owner("session", "optional_session_id"))
+    await shop.sell(stock=2, stock_policy="hold")
+    assert (await add(http, session_id="bob")).status_code == 200
+
+
+@pytest.mark.usefixtures("expired")
+async def test_the_next_response_tells_of_a_released_line(http: httpx.AsyncClient) -> None:
+    refused = await add(http)
+    told = f"hold_expired; sku={LAMP}; quantity=2"
+    assert (refused.status_code, refused.headers["x-cart-notice"]) == (400, told)
+    read = await http.get("/api/cart", params=SHOPPER)
+    assert (read.status_code, read.headers["x-cart-notice"]) == (200, told)
+    assert read.json()["data"]["notices"] == [
+        {"product_id": LAMP, "quantity": 2, "reason": "hold_expired"}
+    ]
+    again = await http.get("/api/cart", params=SHOPPER)
+    assert "x-cart-notice" not in again.headers
+    assert "notices" not in again.json()["data"]
+
+
+async def test_a_sale_that_has_not_begun_says_when(http: httpx.AsyncClient, shop: Shop) -> None:
+    starts = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=100)
+    await shop.sell(sale_starts_at=starts)
+    answer = await add(http)
+    when = starts.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "success": False,
+        "message": f"The sale starts at {when}",
+        "error": {"code": "sale_not_started", "starts_at": when},
+    }
+    assert 95 <= int(answer.headers["retry-after"]) <= 100
+
+
+async def test_a_sale_that_is_over_says_so(http: httpx.AsyncClient, shop: Shop) -> None:
+    await shop.sell(sale_ends_at=datetime(2026, 1, 1, tzinfo=UTC))
+    answer = await add(http)
+    assert (answer.status_code, "retry-after" in answer.headers) == (400, False)
+    assert answer.json()["error"] == {"code": "sale_ended", "ended_at": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "error"),
+    [
+        ({"max_per_order": 1}, {"code": "order_limit", "max_per_order": 1, "in_cart": 0}),
+        ({"max_per_buyer": 1}, {"code": "buyer_limit", "max_per_buyer": 1, "has": 0}),
+        ({"min_per_order": 3}, {"code": "below_minimum", "min_per_order": 3}),
+    ],
+)
+async def test_limits_of_a_product(
+    http: httpx.AsyncClient, shop: Shop, rules: dict[str, Any], error: dict[str, Any]
+) -> None:
+    await shop.sell(**rules)
+    before = await shop.everything()
+    answer = await add(http)
+    assert (answer.status_code, answer.json()["error"]) == (400, error)
+    assert await shop.everything() == before
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""Contract 000, session: `/api/cart`, a guest's cart named by a session id in the body.
+"""Contract 000, session: `/api/cart`, a guest's cart named by a session id.
 
-Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one product.
+Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one product. The
+document has only the add; reading, changing and emptying the cart answer in the same envelope.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import Scope
 
@@ -17,6 +19,8 @@ from cartsvc.errors import (
     CartFull,
     InactiveProduct,
     Invalid,
+    NoCart,
+    NoLine,
     OrderLimit,
     OutOfStock,
     Refused,
@@ -26,9 +30,9 @@ from cartsvc.errors import (
     UnknownProduct,
     UnknownVariant,
 )
-from cartsvc.http import Reply, reply
+from cartsvc.http import Handle, Reply, reply
 from cartsvc.keys import Bucket
-from cartsvc.model import Cart, LineRequest, object_id
+from cartsvc.model import Cart, LineRequest, Owner, object_id, split_sku
 from cartsvc.store import Store
 
 MAX_QUANTITY = 100
@@ -47,6 +51,12 @@ class AddItem(msgspec.Struct, frozen=True):
     product_id: str
     quantity: int
     session_id: str | None = None
+
+
+class SetItem(msgspec.Struct, frozen=True):
+    """Request body of PUT /api/cart/items/{product_id}. Other fields are ignored."""
+
+    quantity: int
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -85,6 +95,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 _add_item = msgspec.json.Decoder(AddItem)
+_set_item = msgspec.json.Decoder(SetItem)
 
 
 def routes(store: Store, *, tenant: str, max_body_bytes: int) -> list[Route]:
@@ -96,24 +107,77 @@ def routes(store: Store, *, tenant: str, max_body_bytes: int) -> list[Route]:
         cart = await store.add(bucket, owner, [_line(request)])
         return _success(cart, "Item added to cart successfully")
 
+    async def read(scope: Scope, _: bytes) -> Reply:
+        owner = _owner(scope)
+        try:
+            return _success(await store.read(bucket, owner), "Cart retrieved successfully")
+        except NoCart:
+            return _nothing(owner, store.clock_ms(), "Cart retrieved successfully")
+
+    async def clear(scope: Scope, _: bytes) -> Reply:
+        owner = _owner(scope)
+        try:
+            return _success(await store.clear(bucket, owner), "Cart cleared successfully")
+        except NoCart:
+            return _nothing(owner, store.clock_ms(), "Cart cleared successfully")
+
+    async def set_quantity(scope: Scope, body: bytes) -> Reply:
+        owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])
+        quantity = _quantity(http.decode(_set_item, body).quantity)
+        cart = await store.set_quantity(bucket, owner, line, quantity)
+        return _success(cart, "Cart item updated successfully")
+
+    async def remove(scope: Scope, _: bytes) -> Reply:
+        owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])
+        cart = await store.remove(bucket, owner, line)
+        return _success(cart, "Item removed from cart successfully")
+
+    def route(path: str, **methods: Handle) -> Route:
+        return http.route(path, methods, refuse, max_body_bytes)
+
     return [
-        Route("/api/cart", http.Endpoint(add_item, refuse, max_body_bytes), methods=["POST"]),
+        route("/api/cart", POST=add_item, GET=read, DELETE=clear),
+        route("/api/cart/items/{product_id}", PUT=set_quantity, DELETE=remove),
     ]
 
 
-def _line(request: AddItem) -> LineRequest:
-    product_id = object_id(request.product_id)
+def _owner(scope: Scope) -> Owner:
+    """The owner that `?session_id=` names."""
+    given = QueryParams(scope["query_string"]).getlist("session_id")
+    if len(given) != 1:
+        raise Invalid("session_id", "must be given once")
+    return identity.session(given[0])
+
+
+def _product_id(text: str) -> str:
+    product_id = object_id(text)
     if product_id is None:
         raise Invalid("product_id", _MUST["product_id"])
-    if not 1 <= request.quantity <= MAX_QUANTITY:
+    return product_id
+
+
+def _quantity(units: int) -> int:
+    if not 1 <= units <= MAX_QUANTITY:
         raise Invalid("quantity", _MUST["quantity"])
-    return LineRequest(product_id, request.quantity)
+    return units
+
+
+def _line(request: AddItem) -> LineRequest:
+    return LineRequest(_product_id(request.product_id), _quantity(request.quantity))
 
 
 def _success(cart: Cart, message: str) -> Reply:
-    notices = [NoticeView(told.sku, told.quantity, told.reason) for told in cart.notices]
+    notices = [
+        NoticeView(split_sku(told.sku)[0], told.quantity, told.reason) for told in cart.notices
+    ]
     data = Data(cart.owner.id, _view(cart), notices)
     return reply(200, Envelope(True, data, message), *http.notice_header(cart.notices))
+
+
+def _nothing(owner: Owner, now_ms: int, message: str) -> Reply:
+    """The cart of an owner who has none."""
+    empty = CartView([], 0, money.number(0), _timestamp(now_ms))
+    return reply(200, Envelope(True, Data(owner.id, empty), message))
 
 
 def _view(cart: Cart) -> CartView:
@@ -149,6 +213,8 @@ def refuse(error: Exception) -> Reply:
             return _failure(413, "body_too_large", f"Request body is over {limit} bytes")
         case UnknownProduct() | UnknownVariant() | InactiveProduct():
             return _failure(404, "product_not_found", "Product not found or not available")
+        case NoCart() | NoLine():
+            return _failure(404, "item_not_found", "Item not found in cart")
         case OutOfStock(free=free, in_cart=in_cart):
             facts = {"available": free, "in_cart": in_cart}
             return _failure(400, "insufficient_stock", _short(free, in_cart), facts)

@@ -68,46 +68,42 @@ local function make_cart(cart)
   redis.call('HSET', carts, cart.id, cart.key)
 end
 
--- The earliest deadline among a cart's fields.
-local function earliest(fields)
-  local due = math.huge
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'h:' then
-      due = math.min(due, tonumber(string.match(fields[i + 1], '^%d+') or 0))
+-- Look up the cart's earliest deadline, and let `holds` know it.
+local function keep_deadline(cart)
+  if cart.lost_hold then
+    cart.due = math.huge
+    local fields = redis.call('HGETALL', cart.key)
+    for i = 1, #fields, 2 do
+      if string.sub(fields[i], 1, 2) == 'h:' then
+        cart.due = math.min(cart.due, tonumber(string.match(fields[i + 1], '^%d+') or 0))
+      end
     end
   end
-  return due
-end
-
--- Let `holds` know the cart's earliest deadline, if the script changed what the cart holds.
-local function keep_deadline(cart, fields)
-  if cart.lost_hold then
-    cart.due = earliest(fields)
-  end
-  if cart.lost_hold and cart.due == math.huge then
+  if cart.due == math.huge then
     redis.call('HDEL', cart.key, 'due')
     redis.call('ZREM', holds, cart.key)
-  elseif cart.lost_hold or cart.new_hold then
+  else
     redis.call('HSET', cart.key, 'due', cart.due)
     redis.call('ZADD', holds, cart.due, cart.key)
   end
 end
 
--- End a change that the owner is not told of yet. Returns the cart's fields and values.
+-- Write what has changed of the cart beside its lines.
 local function keep(cart)
   redis.call('HSET', cart.key, 'version', cart.version, 'updated', now,
     'lines', cart.lines, 'last_line', cart.last_line)
   if cart.has_news then
     redis.call('HSET', cart.key, 'notices', cart.notices)
   end
+  if cart.lost_hold or cart.new_hold then
+    keep_deadline(cart)
+  end
   redis.call('ZADD', dirty, 'NX', now, cart.key)
-  local fields = redis.call('HGETALL', cart.key)
-  keep_deadline(cart, fields)
-  return fields
 end
 
--- The owner's response: with the cart's fields goes what there was to tell.
-local function tell(cart, fields)
+-- The owner's response: with the cart goes what there was to tell.
+local function tell(cart)
+  local fields = redis.call('HGETALL', cart.key)
   if cart.notices then
     redis.call('HDEL', cart.key, 'notices')
   end
@@ -120,7 +116,8 @@ local function close_as(status, cart, lines, closed)
     redis.call('ZREM', holders, line.sku .. ' ' .. cart.key)
   end
   redis.call('HSET', cart.key, 'status', status)
-  local reply = tell(cart, keep(cart))
+  keep(cart)
+  local reply = tell(cart)
   redis.call('RENAME', cart.key, closed)
   redis.call('HSET', carts, cart.id, closed)
   redis.call('ZREM', dirty, cart.key)
