@@ -520,7 +520,9 @@ class ModelShop:
                 others = sum(
                     other.ordered
                     for other in basket.items.values()
-                    if other.sku != sku and not other.counter and self._counter(other.sku) == counter
+                    if other.sku != sku
+                    and not other.counter
+                    and self._counter(other.sku) == counter
                 )
             rooms.append(Room(free - others, OutOfStock(sku, free, others + mine)))
         in_cart = basket.units_of(product.id)
@@ -550,14 +552,14 @@ class ModelShop:
 
     def _move_over(self, theirs: Item, basket: Basket) -> tuple[int, str]:
         """Move a guest's line as far as it fits: (units moved, why not all)."""
-        was_held, deadline = theirs.counter is not None, theirs.deadline
+        deadline = theirs.deadline
         self._give_back(theirs)
         mine = basket.items.get(theirs.sku)
         try:
             product = self._product(theirs.sku)
             if mine is None and len(basket.items) >= self.max_lines:
                 raise CartFull(self.max_lines)
-            if not (theirs.saved or was_held):
+            if not (theirs.saved or deadline):
                 self._expect_sale(product)
         except CartError as refusal:
             return 0, CODES[type(refusal)]
@@ -577,16 +579,11 @@ class ModelShop:
                 raise refusal
             if not moved:
                 return 0, CODES[type(refusal)]
+        own_deadline = mine.deadline if mine else None
         mine = self._grant(basket, theirs.sku, has + moved)
         if deadline and mine.deadline:
-            # A deadline of its own, given just now, does not count against the guest's.
-            had = mine.deadline if has and mine.deadline != self._fresh(mine) else deadline
-            mine.deadline = min(deadline, had)
+            mine.deadline = min(deadline, own_deadline or deadline)
         return moved, CODES[type(room.refusal)]
-
-    def _fresh(self, item: Item) -> int:
-        rules = self.products[item.product_id].rules
-        return self.now + 1000 * (rules.hold_ttl_s or self.hold_ttl_s)
 
     def _decide_sale(self, basket: Basket) -> None:
         short = []

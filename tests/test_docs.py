@@ -5,7 +5,20 @@ from dataclasses import fields
 from pathlib import Path
 
 from cartsvc.contracts import session
-from cartsvc.errors import CartFull, InactiveProduct, Invalid, NotWarm, OutOfStock
+from cartsvc.errors import (
+    BelowMinimum,
+    BuyerLimit,
+    CartFull,
+    CartSpent,
+    InactiveProduct,
+    Invalid,
+    NoLine,
+    NotWarm,
+    OrderLimit,
+    OutOfStock,
+    SaleEnded,
+    SaleNotStarted,
+)
 from cartsvc.http import BodyTooLarge
 from cartsvc.settings import Settings, variable
 
@@ -29,6 +42,13 @@ def test_readme_lists_every_error_code() -> None:
         Invalid("", "is not valid JSON"),
         OutOfStock("lamp", 1, 0),
         CartFull(50),
+        CartSpent(4095),
+        OrderLimit("lamp", 5, 0),
+        BuyerLimit("lamp", 5, 0),
+        BelowMinimum("lamp", 2),
+        SaleNotStarted("lamp", 1, 1),
+        SaleEnded("lamp", 1),
+        NoLine("lamp"),
         InactiveProduct("lamp"),
         BodyTooLarge(1),
         NotWarm(),

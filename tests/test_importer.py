@@ -319,6 +319,8 @@ async def test_demo_catalogue_has_every_kind_of_product(importer: Importer) -> N
     # Some variants have stock of their own, some draw on their product's.
     variants = await fetch("SELECT product_id || '/' || id AS sku FROM product_variants")
     assert {variant["sku"] in found for variant in variants} == {True, False}
+    policies = await fetch("SELECT stock_policy FROM products WHERE stock_policy IS NOT NULL")
+    assert [row["stock_policy"] for row in policies] == ["hold"]
     assert any(0 < free <= 5 for sku, (_, free) in found.items() if active.get(sku))
 
 

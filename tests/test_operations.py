@@ -696,7 +696,8 @@ async def test_merge_adds_up_lines_on_one_counter(either_shop: Shop) -> None:
 
 @pytest.mark.parametrize("limit", ["max_per_order", "max_per_buyer"])
 async def test_merge_gives_back_what_is_over_a_limit(either_shop: Shop, limit: str) -> None:
-    await either_shop.sell(stock=10, stock_policy="hold", **{limit: 4})
+    rule: dict[str, Any] = {limit: 4}
+    await either_shop.sell(stock=10, stock_policy="hold", **rule)
     await add(either_shop, USER, 3)
     await add(either_shop, GUEST, 3)
     assert await books(either_shop) == (4, 6, 0)
@@ -859,9 +860,7 @@ async def test_the_guests_notices_reach_the_owner(either_shop: Shop) -> None:
 
 @pytest.mark.parametrize("now", POLICIES)
 @pytest.mark.parametrize("before", POLICIES)
-async def test_merge_follows_the_policy_of_today(
-    either_shop: Shop, before: str, now: str
-) -> None:
+async def test_merge_follows_the_policy_of_today(either_shop: Shop, before: str, now: str) -> None:
     await either_shop.sell(stock=10, stock_policy=before)
     await add(either_shop, USER, 2)
     await add(either_shop, GUEST, 3)

@@ -284,6 +284,17 @@ async def test_the_next_response_tells_of_a_released_line(http: httpx.AsyncClien
     assert "notices" not in again.json()["data"]
 
 
+async def test_a_held_item_says_until_when(http: httpx.AsyncClient, shop: Shop) -> None:
+    await shop.sell(stock_policy="hold", hold_ttl_s=60)
+    await shop.sell(MUG)
+    await add(http, product_id=MUG)
+    cart = (await add(http)).json()["data"]["cart"]
+    mug, lamp = cart["items"]
+    assert "held_until" not in mug
+    held_until = datetime.fromisoformat(lamp["held_until"])
+    assert held_until - datetime.fromisoformat(cart["updated_at"]) == timedelta(seconds=60)
+
+
 async def test_a_sale_that_has_not_begun_says_when(http: httpx.AsyncClient, shop: Shop) -> None:
     starts = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=100)
     await shop.sell(sale_starts_at=starts)

@@ -17,6 +17,7 @@ from cartsvc.errors import (
     BelowMinimum,
     BuyerLimit,
     CartFull,
+    CartSpent,
     InactiveProduct,
     Invalid,
     NoCart,
@@ -59,12 +60,15 @@ class SetItem(msgspec.Struct, frozen=True):
     quantity: int
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`held_until` is there while the units are the shopper's own."""
+
     product_id: str
     product_name: str
     price: msgspec.Raw
     quantity: int
     subtotal: msgspec.Raw
+    held_until: str | None = None
 
 
 class CartView(msgspec.Struct, frozen=True):
@@ -189,6 +193,7 @@ def _view(cart: Cart) -> CartView:
                 price=money.number(line.price_minor),
                 quantity=line.quantity,
                 subtotal=money.number(line.subtotal_minor),
+                held_until=_timestamp(line.held_until_ms) if line.held_until_ms else None,
             )
             for line in cart.in_order
         ],
@@ -233,6 +238,9 @@ def refuse(error: Exception) -> Reply:
 def _rule(error: Refused) -> Reply:
     """A rule of the product's sale that stands against the request."""
     match error:
+        case CartSpent(max_line=most):
+            message = f"Cart has had {most} items, please begin a new one"
+            return _failure(400, "cart_spent", message, {"max_items_ever": most})
         case OrderLimit(max_units=most, in_cart=units):
             facts = {"max_per_order": most, "in_cart": units}
             return _failure(400, "order_limit", f"At most {most} of this product an order", facts)
