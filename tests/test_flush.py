@@ -8,9 +8,10 @@ import pytest
 
 from cartsvc import flush as flush_module
 from cartsvc.backlog import Backlog, DirtyCarts
+from cartsvc.errors import NoCart
 from cartsvc.ledger import Flush, Ledger
 from cartsvc.model import LineRequest, Owner
-from tests.shop import LAMP, MUG, Shop
+from tests.shop import ANN, LAMP, MUG, Shop
 
 ITEMS = "SELECT * FROM cart_items ORDER BY cart_id, id"
 CARTS = "SELECT * FROM carts ORDER BY id"
@@ -267,3 +268,80 @@ async def test_the_longest_dirty_are_written_first(
         open_shop.clock.ms += 1
     assert await carts(flush, open_shop, ledger, limit=2) == 2
     assert [row["owner_id"] for row in await rows(ledger, CARTS)] == ["first", "second"]
+
+
+async def test_a_cart_comes_back_as_it_was_flushed(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    shop = open_shop
+    await shop.sell("tee", stock=9, variants=[("navy", None)], stock_policy="hold")
+    await shop.add_lines(LineRequest(LAMP, 2), LineRequest(MUG, 1), LineRequest("tee", 3, "navy"))
+    await shop.store.save_for_later(shop.bucket, ANN, LAMP)
+    await shop.store.remove(shop.bucket, ANN, MUG)
+    cart = await shop.add(1, MUG)
+    assert await carts(flush, shop, ledger) == 1
+    assert await ledger.active_cart("default", ANN) == cart
+    before = await shop.everything()
+    # As if it had been cooled: the hash and what leads to it are gone, the units are free again.
+    await shop.redis.delete(shop.bucket.cart(ANN), shop.bucket.holds, shop.bucket.holds_by_sku)
+    await shop.redis.delete(shop.bucket.carts, shop.bucket.holders)
+    await shop.redis.hincrby(shop.bucket.stock, "tee", 3)
+    await shop.redis.hincrby(shop.bucket.held, "tee", -3)
+    assert await shop.store.restore(shop.bucket, cart) == cart
+    assert await shop.everything() == before
+    assert await ledger.active_cart("default", Owner("user", "ann")) is None
+
+
+@pytest.mark.parametrize("status", ["CONVERTED", "ABANDONED", "REMOVED"])
+async def test_a_closed_cart_is_written_and_leaves_redis(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, status: str
+) -> None:
+    shop = open_shop
+    cart = await shop.add(2)
+    await carts(flush, shop, ledger)
+    closed = await shop.store.close(shop.bucket, ANN, status)
+    assert await shop.store.find(shop.bucket, cart.id) == closed
+    await carts(flush, shop, ledger)
+    [row] = await rows(ledger, CARTS)
+    assert (row["id"], row["status"], row["version"]) == (cart.id, status, 2)
+    assert [line["quantity"] for line in await rows(ledger, ITEMS)] == [2]
+    assert await ledger.active_cart("default", ANN) is None
+    with pytest.raises(NoCart):
+        await shop.store.find(shop.bucket, cart.id)
+    assert not await shop.redis.keys("c*:{default:0}:*")
+    assert await shop.redis.exists(shop.bucket.carts, shop.bucket.dirty) == 0
+
+
+async def test_a_new_cart_at_the_same_version_stays_dirty(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    """Closed while its first version was being written, and the next cart has that version too."""
+    shop = open_shop
+    await shop.add(1)
+    backlog = Backlog(shop.runner)
+    read = await backlog.dirty_carts(shop.bucket, 10)
+    await shop.store.close(shop.bucket, ANN, "ABANDONED")
+    second = await shop.add(2)
+    assert second.version == read.carts[0].version
+    await backlog.flushed(shop.bucket, read)
+    assert await backlog.dirty_count(shop.bucket) == 2
+    await carts(flush, shop, ledger)
+    assert [(row["id"], row["status"]) for row in await rows(ledger, CARTS)] == [
+        (read.carts[0].id, "ABANDONED"),
+        (second.id, "ACTIVE"),
+    ]
+
+
+async def test_a_closed_cart_that_was_read_before_stays_closed(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    shop = open_shop
+    await shop.add(1)
+    read = await Backlog(shop.runner).dirty_carts(shop.bucket, 10)
+    await shop.store.close(shop.bucket, ANN, "CONVERTED")
+    await carts(flush, shop, ledger)
+    async with ledger.flush(shop.bucket) as late:
+        assert late
+        assert await late.write_carts(read.carts) == 0
+    [row] = await rows(ledger, CARTS)
+    assert row["status"] == "CONVERTED"

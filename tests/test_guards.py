@@ -213,6 +213,11 @@ async def test_guard_of_price_rows(open_shop: Shop, ledger: Ledger) -> None:
         )
 
 
+async def test_guard_of_the_dirty_mark_of_another_cart(open_shop: Shop, ledger: Ledger) -> None:
+    lax = Shop(Mutant(open_shop.runner, "cart_flushed.lua", "(facts[1] or '') == cart_id and ", ""))
+    await turns_red(flushing.test_a_new_cart_at_the_same_version_stays_dirty(flush, lax, ledger))
+
+
 async def test_guard_of_the_dirty_mark(open_shop: Shop, ledger: Ledger) -> None:
     lax = Shop(
         Mutant(

@@ -1,7 +1,7 @@
 """The operations beside add: the same cases on a real server and on fakeredis."""
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -505,19 +505,21 @@ async def test_read_tells_a_notice_once(either_shop: Shop) -> None:
 
 async def test_without_a_cart_there_is_nothing_to_do(either_shop: Shop) -> None:
     await either_shop.sell()
-    for call in (
-        put(either_shop, 1),
-        remove(either_shop),
-        either_shop.store.clear(either_shop.bucket, ANN),
-        save(either_shop),
-        take_back(either_shop),
-        read(either_shop),
-        close(either_shop),
-        close(either_shop, "REMOVED"),
-        merge(either_shop),
-        either_shop.store.find(either_shop.bucket, 256),
-    ):
-        await refused(either_shop, NoCart, call)
+    shop, store, bucket = either_shop, either_shop.store, either_shop.bucket
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: put(shop, 1),
+        lambda: remove(shop),
+        lambda: store.clear(bucket, ANN),
+        lambda: save(shop),
+        lambda: take_back(shop),
+        lambda: read(shop),
+        lambda: close(shop),
+        lambda: close(shop, "REMOVED"),
+        lambda: merge(shop),
+        lambda: store.find(bucket, 256),
+    ]
+    for call in calls:
+        await refused(shop, NoCart, call())
 
 
 async def test_nothing_is_done_in_a_bucket_that_is_not_warm(either_shop: Shop) -> None:
@@ -526,22 +528,23 @@ async def test_nothing_is_done_in_a_bucket_that_is_not_warm(either_shop: Shop) -
     await add(either_shop, GUEST)
     await either_shop.redis.delete("seq:{default:0}")
     either_shop.clock.ms += HOLD_MS
-    bucket = either_shop.bucket
-    for call in (
-        put(either_shop, 1),
-        remove(either_shop),
-        either_shop.store.clear(bucket, ANN),
-        save(either_shop),
-        take_back(either_shop),
-        read(either_shop),
-        close(either_shop),
-        merge(either_shop),
-        either_shop.store.find(bucket, cart.id),
-        either_shop.store.restore(bucket, cart),
-        either_shop.store.release(bucket, [bucket.cart(ANN)]),
-        either_shop.shelf.stock(bucket, LAMP),
-    ):
-        await refused(either_shop, NotWarm, call)
+    shop, store, bucket = either_shop, either_shop.store, either_shop.bucket
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: put(shop, 1),
+        lambda: remove(shop),
+        lambda: store.clear(bucket, ANN),
+        lambda: save(shop),
+        lambda: take_back(shop),
+        lambda: read(shop),
+        lambda: close(shop),
+        lambda: merge(shop),
+        lambda: store.find(bucket, cart.id),
+        lambda: store.restore(bucket, cart),
+        lambda: store.release(bucket, [bucket.cart(ANN)]),
+        lambda: shop.shelf.stock(bucket, LAMP),
+    ]
+    for call in calls:
+        await refused(shop, NotWarm, call())
 
 
 async def test_find_gives_an_active_cart_and_its_owner(either_shop: Shop) -> None:
@@ -1018,6 +1021,19 @@ async def test_a_cart_that_lost_a_line_is_told_before_it_is_sold(either_shop: Sh
     assert (cart.status, units(cart), cart.notices) == ("CONVERTED", {MUG: 2}, ())
     assert await books(either_shop, LAMP) == (5, 0, 0)
     assert await books(either_shop, MUG) == (3, 0, 2)
+
+
+async def test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty(
+    either_shop: Shop,
+) -> None:
+    await either_shop.sell(stock_policy="hold")
+    await either_shop.add(3)
+    either_shop.clock.ms += HOLD_MS
+    with pytest.raises(CartChanged) as changed:
+        await close(either_shop)
+    assert changed.value.notices == (Notice(LAMP, 3, "hold_expired"),)
+    error = await refused(either_shop, EmptyCart, close(either_shop))
+    assert error.notices == ()
 
 
 async def test_a_cart_that_lost_a_line_is_given_up_all_the_same(either_shop: Shop) -> None:

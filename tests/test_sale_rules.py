@@ -19,7 +19,7 @@ from cartsvc.errors import (
     SaleNotStarted,
     StockHeld,
 )
-from cartsvc.model import MAX_QUANTITY, LineRequest, Notice, Shortage
+from cartsvc.model import MAX_QUANTITY, Cart, LineRequest, Notice, Shortage
 from cartsvc.store import RELEASE_LINES
 from tests.shop import ANN, LAMP, MUG, NOW_MS, Shop
 from tests.test_operations import (
@@ -40,6 +40,8 @@ from tests.test_operations import (
     take_back,
     units,
 )
+
+Act = Callable[[], Awaitable[object]]
 
 EXPIRED = (Notice(LAMP, 5, "hold_expired"),)
 
@@ -72,9 +74,15 @@ async def test_a_hold_lasts_as_long_as_its_product_says(either_shop: Shop) -> No
 async def test_a_deadline_is_the_lines_and_is_not_pushed(either_shop: Shop) -> None:
     await either_shop.sell(stock_policy="hold")
     await either_shop.add(2)
-    for act in (read(either_shop), either_shop.add(3), put(either_shop, 9), put(either_shop, 1)):
+    acts: list[Callable[[], Awaitable[Cart]]] = [
+        lambda: read(either_shop),
+        lambda: either_shop.add(3),
+        lambda: put(either_shop, 9),
+        lambda: put(either_shop, 1),
+    ]
+    for act in acts:
         either_shop.clock.ms += 1_000
-        assert (await act).lines[0].held_until_ms == NOW_MS + HOLD_MS
+        assert (await act()).lines[0].held_until_ms == NOW_MS + HOLD_MS
     assert await books(either_shop) == (99, 1, 0)
 
 
@@ -141,30 +149,30 @@ async def test_holds_of_many_carts_that_have_run_out_are_released(either_shop: S
     assert units(await read(either_shop, USER)) == {LAMP: 1}
 
 
-async def _more(shop: Shop) -> Awaitable[object]:
+async def _more(shop: Shop) -> Act:
     await add(shop, BOB)
-    return put(shop, 6, owner=BOB)
+    return lambda: put(shop, 6, owner=BOB)
 
 
-async def _back(shop: Shop) -> Awaitable[object]:
+async def _back(shop: Shop) -> Act:
     await add(shop, BOB, 6)
     await save(shop, owner=BOB)
-    return take_back(shop, owner=BOB)
+    return lambda: take_back(shop, owner=BOB)
 
 
-async def _merged(shop: Shop) -> Awaitable[object]:
+async def _merged(shop: Shop) -> Act:
     await add(shop, GUEST, 6)
-    return merge(shop)
+    return lambda: merge(shop)
 
 
-async def _sold(shop: Shop) -> Awaitable[object]:
+async def _sold(shop: Shop) -> Act:
     await add(shop, BOB, 6)
-    return close(shop, owner=BOB)
+    return lambda: close(shop, owner=BOB)
 
 
 @pytest.mark.parametrize("prepare", [_more, _back, _merged, _sold])
 async def test_nothing_is_refused_for_a_hold_that_has_run_out(
-    either_shop: Shop, prepare: Callable[[Shop], Awaitable[Awaitable[object]]]
+    either_shop: Shop, prepare: Callable[[Shop], Awaitable[Act]]
 ) -> None:
     await either_shop.sell(stock=6)
     act = await prepare(either_shop)
@@ -172,10 +180,10 @@ async def test_nothing_is_refused_for_a_hold_that_has_run_out(
     await either_shop.add(5)
     assert await books(either_shop) == (1, 5, 0)
     either_shop.clock.ms += HOLD_MS
-    await act
+    await act()
+    assert (await read(either_shop)).notices == EXPIRED
     free, held, sold = await books(either_shop)
     assert (free, held + sold) == (0, 6)
-    assert (await read(either_shop)).notices == EXPIRED
 
 
 async def test_the_owner_is_told_with_the_next_response(either_shop: Shop) -> None:
@@ -195,10 +203,11 @@ async def test_a_refusal_tells_and_does_not_count_as_told(either_shop: Shop) -> 
     await either_shop.add(5)
     either_shop.clock.ms += HOLD_MS
     await add(either_shop, BOB, 5)
-    for act in (either_shop.add(1), either_shop.add(1)):
-        assert (await refused(either_shop, OutOfStock, act)).notices == EXPIRED
-    for other in (put(either_shop, 2), remove(either_shop), save(either_shop)):
-        assert (await refused(either_shop, NoLine, other)).notices == EXPIRED
+    for _ in range(2):
+        assert (await refused(either_shop, OutOfStock, either_shop.add(1))).notices == EXPIRED
+    assert (await refused(either_shop, NoLine, put(either_shop, 2))).notices == EXPIRED
+    assert (await refused(either_shop, NoLine, remove(either_shop))).notices == EXPIRED
+    assert (await refused(either_shop, NoLine, save(either_shop))).notices == EXPIRED
     assert (await read(either_shop)).notices == EXPIRED
     assert (await refused(either_shop, OutOfStock, either_shop.add(1))).notices == ()
 
@@ -296,6 +305,16 @@ async def test_a_deadline_that_is_nobodys_is_forgotten(either_shop: Shop) -> Non
     assert await either_shop.store.release(either_shop.bucket, keys) == 0
     assert await either_shop.redis.exists("holds:{default:0}") == 0
     assert await books(either_shop) == (100, 0, 0)
+
+
+async def test_lines_of_one_request_share_what_can_be_held(either_shop: Shop) -> None:
+    variants = [("navy", None), ("moss", None)]
+    await either_shop.sell("tee", stock=5, stock_policy="hold", variants=variants)
+    too_many = (LineRequest("tee", 3, "navy"), LineRequest("tee", 3, "moss"))
+    error = await refused(either_shop, OutOfStock, either_shop.add_lines(*too_many))
+    assert (error.sku, error.free, error.in_cart) == ("tee/moss", 2, 0)
+    await either_shop.add_lines(LineRequest("tee", 3, "navy"), LineRequest("tee", 2, "moss"))
+    assert await books(either_shop, "tee") == (0, 5, 0)
 
 
 # -- limits
@@ -450,6 +469,14 @@ async def test_variants_reach_the_least_of_an_order_together(either_shop: Shop) 
     assert (await close(either_shop)).total_quantity == 3
 
 
+async def test_the_least_of_an_order_is_asked_of_a_set_to_more(either_shop: Shop) -> None:
+    await either_shop.sell()
+    await either_shop.add(2)
+    await either_shop.sell(min_per_order=5)
+    await refused(either_shop, BelowMinimum, put(either_shop, 4))
+    assert units(await put(either_shop, 5)) == {LAMP: 5}
+
+
 async def test_the_least_of_an_order_is_asked_of_held_lines_too(either_shop: Shop) -> None:
     await either_shop.sell(stock_policy="hold")
     await either_shop.add(2)
@@ -577,6 +604,27 @@ async def test_from_hold_to_check(either_shop: Shop) -> None:
     assert await books(either_shop) == (5, 0, 0)
     await close(either_shop)
     assert await books(either_shop) == (0, 0, 5)
+
+
+async def test_what_is_held_is_not_counted_twice_when_it_is_checked(either_shop: Shop) -> None:
+    variants = [("navy", None), ("moss", None)]
+    await either_shop.sell("tee", stock=5, stock_policy="hold", variants=variants)
+    await either_shop.add(2, "tee", "navy")
+    await either_shop.sell("tee", stock=5, stock_policy="check", variants=variants)
+    error = await refused(either_shop, OutOfStock, either_shop.add(4, "tee", "moss"))
+    assert (error.free, error.in_cart) == (3, 0)
+    assert (await either_shop.add(3, "tee", "moss")).total_quantity == 5
+    assert await books(either_shop, "tee") == (3, 2, 0)
+
+
+async def test_what_a_request_gives_back_is_there_for_its_next_line(either_shop: Shop) -> None:
+    variants = [("navy", None), ("moss", None)]
+    await either_shop.sell("tee", stock=5, stock_policy="hold", variants=variants)
+    await either_shop.add(2, "tee", "navy")
+    await either_shop.sell("tee", stock=5, stock_policy="check", variants=variants)
+    both = (LineRequest("tee", 1, "navy"), LineRequest("tee", 2, "moss"))
+    assert (await either_shop.add_lines(*both)).total_quantity == 5
+    assert await books(either_shop, "tee") == (5, 0, 0)
 
 
 @pytest.mark.parametrize("policy", ["check", "untracked"])
