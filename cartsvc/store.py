@@ -30,8 +30,8 @@ from cartsvc.scripts import Argument, Runner, notices
 RELEASE_LINES = 50
 """Held lines that one script may release: what bounds the time for which it blocks Redis."""
 
-_RELEASES = 10
-"""Times that a request releases holds before it gives up."""
+_FRUITLESS = 2
+"""Times in a row that a request may release nothing before it gives up."""
 
 
 def now_ms() -> int:
@@ -123,11 +123,14 @@ class Store:
     async def merge(self, bucket: Bucket, guest: Owner, owner: Owner) -> Merged:
         """Move the guest's cart into the owner's: each line as far as it fits.
 
-        The guest's cart is gone afterwards. Where there is none, the owner's is as it was.
+        The guest's cart is gone afterwards. Where there is none, or it is the owner's own, the
+        owner's is as it was.
 
         Raises:
             NoCart: neither has a cart.
         """
+        if guest == owner:
+            return Merged(await self.read(bucket, owner), [])
         keys = [bucket.cart(guest), bucket.closed(guest)]
         try:
             fields, report = await self._run("cart_merge", bucket, [bucket.cart(owner), *keys], [])
@@ -210,12 +213,16 @@ class Store:
 
     async def _releasing(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """Attempt; while holds that have run out are in the way, release them and try again."""
-        for _ in range(_RELEASES):
+        fruitless = 0
+        while True:
             try:
                 return await attempt()
             except HoldsDue as due:
-                await self.release(bucket, due.carts)
-        return await attempt()
+                # Somebody else may have released them, but hardly again and again.
+                if fruitless > _FRUITLESS:
+                    raise
+                released = await self.release(bucket, due.carts)
+                fruitless = 0 if released else fruitless + 1
 
     async def _once(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]

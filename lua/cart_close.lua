@@ -11,7 +11,8 @@
 -- Returns   {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
 --         | {'NO_CART'}
 --         | {'EMPTY_CART'}
---         | {'SHORT', shortages}; of each line: sku, units free, units wanted
+--         | {'SHORT', shortages}; of each line: sku, units free, units that
+--           the cart wants of its counter
 
 local cart = open_cart(KEYS[13])
 local closed = KEYS[14]
@@ -22,6 +23,8 @@ local function decide_sale()
   local short, active = {}, 0
   for _, line in ipairs(lines) do
     line.record = record_of(line.sku)
+    -- Its limits are the product's, also when the variant has left.
+    line.limits = line.record or record_of(string.match(line.sku, '^[^/]+'))
     if line.units > 0 then
       active = active + 1
       local reply = line.record and too_few(cart, line)
@@ -30,8 +33,8 @@ local function decide_sale()
       end
       if reply and reply[1] == 'OUT_OF_STOCK' then
         short[#short + 1] = line.sku
-        short[#short + 1] = free(line.record.counter)
-        short[#short + 1] = line.units
+        short[#short + 1] = reply[3]
+        short[#short + 1] = reply[4]
       elseif reply then
         return reply
       end
@@ -52,8 +55,8 @@ local function sell(line)
     redis.call('HINCRBY', stock, record.counter, -line.units)
     redis.call('HINCRBY', sold, record.counter, line.units)
   end
-  if record and record.max_per_buyer then
-    redis.call('HINCRBY', buyers, record.product_id .. ' ' .. owner_of(cart), line.units)
+  if line.limits and line.limits.max_per_buyer then
+    redis.call('HINCRBY', buyers, line.limits.product_id .. ' ' .. owner_of(cart), line.units)
   end
 end
 

@@ -28,13 +28,13 @@ end
 
 local function plan_line(theirs)
   local line = open_line(cart, theirs.sku)
-  line.record, line.theirs = record_of(theirs.sku), theirs
+  line.record = record_of(theirs.sku)
   if theirs.counter then
     free_of[theirs.counter] = (free(theirs.counter) or 0) + theirs.units
   end
   local asked = theirs.units + theirs.saved
   local reason = blocked(line, theirs)
-  local moved = reason and 0 or asked
+  local moved = reason and 0 or math.min(asked, MAX_UNITS - line.saved)
   if not reason and theirs.units > 0 then
     local most, limit = room(cart, line)
     local due = limit[1] == 'OUT_OF_STOCK' and moved > most - line.saved
@@ -45,13 +45,14 @@ local function plan_line(theirs)
     moved, reason = math.max(0, math.min(asked, most - line.saved)), limit[1]
   end
   if moved < asked then
-    report[#report + 1] = { line.sku, asked, moved, reason }
+    report[#report + 1] = { line.sku, asked, moved, reason or 'OUT_OF_STOCK' }
   end
   if moved == 0 then
     return
   end
   new_lines = new_lines + (line.facts and 0 or 1)
   lines[#lines + 1] = line
+  line.moved = moved
   if theirs.units > 0 then
     plan(cart, line, line.units + line.saved + moved)
     if line.next_counter and theirs.counter then
@@ -87,7 +88,7 @@ for _, line in ipairs(lines) do
     if not line.facts then
       make_line(cart, line, line.record.price, line.record.about)
     end
-    redis.call('HINCRBY', cart.key, 's:' .. line.sku, line.theirs.saved)
+    redis.call('HINCRBY', cart.key, 's:' .. line.sku, line.moved)
   end
 end
 add_news(cart, guest.notices)

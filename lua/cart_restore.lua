@@ -20,16 +20,19 @@ local cart_id, version, created = ARGV[5], ARGV[6], ARGV[7]
 local updated, last_line = ARGV[8], ARGV[9]
 local lines = {}
 
--- Whether a held line's units can be held again.
+-- Plan to hold a line's units again, or that it is left out. Returns a reply if neither is known yet.
 local function plan_hold(line, units, deadline)
   local record = record_of(line.sku)
   local units_free = record and free(record.counter) or 0
-  if deadline <= now or units_free < units then
-    return false
+  if deadline <= now then
+    line.is_gone = true
+  elseif units_free >= units then
+    free_of[record.counter] = units_free - units
+    line.next_counter, line.next_deadline = record.counter, deadline
+  else
+    line.is_gone = true
+    return record and holds_due(record.counter)
   end
-  free_of[record.counter] = units_free - units
-  line.next_counter, line.next_deadline = record.counter, deadline
-  return true
 end
 
 if redis.call('EXISTS', seq) == 0 then
@@ -38,9 +41,13 @@ elseif not cart.id and redis.call('HGET', carts, cart_id) then
   return { 'NO_CART' }
 end
 for i = 10, #ARGV, 5 do
-  local line = { sku = ARGV[i], units = 0, next_units = ARGV[i + 1], kind = ARGV[i + 2], facts = ARGV[i + 4] }
+  local line = { sku = ARGV[i], units = 0, kind = ARGV[i + 2], facts = ARGV[i + 4] }
+  line.next_units = tonumber(ARGV[i + 1])
   local deadline = tonumber(ARGV[i + 3])
-  line.is_gone = deadline and not plan_hold(line, tonumber(line.next_units), deadline)
+  local reply = deadline and plan_hold(line, line.next_units, deadline)
+  if reply then
+    return reply
+  end
   lines[#lines + 1] = line
 end
 
@@ -60,7 +67,7 @@ for _, line in ipairs(lines) do
     cart.lines = cart.lines + 1
     redis.call('HSET', cart.key, 'l:' .. line.sku, line.facts, line.kind .. ':' .. line.sku, line.next_units)
     redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
-    hold(cart, line, tonumber(line.next_units), line.next_counter, line.next_deadline)
+    hold(cart, line, line.next_units, line.next_counter, line.next_deadline)
   end
 end
 keep(cart)

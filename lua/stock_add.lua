@@ -15,13 +15,13 @@ if redis.call('EXISTS', seq) == 0 then
 elseif not string.match(units, '^-?%d+$') or #units > 10 then
   error('units are a whole number')
 end
-local units_free = count()
+local units_free, units_held = count()
 if not units_free then
   return { 'NO_COUNTER', counter }
 elseif units_free + units < 0 then
   return { 'OUT_OF_STOCK', counter, units_free, 0 }
-elseif units_free + units > 999999999 then
-  error('stock is at most 999999999')
+elseif units_free + units_held + units > 999999999 then
+  error('stock on hand is at most 999999999')
 end
 
 -- Nothing below may fail: Redis does not undo writes.

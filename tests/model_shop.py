@@ -307,9 +307,10 @@ class ModelShop:
     def release(self) -> int:
         return sum(self._release(owner) for owner in list(self.carts))
 
-    def reprice(self) -> int:
+    def reprice(self, walks: Sequence[str]) -> int:
+        """`walks` are all SKUs that are to be repriced; which goes first, nobody promises."""
         changed = 0
-        for sku in self.repricing:
+        for sku in walks:
             for basket in self.carts.values():
                 item = basket.items.get(sku)
                 if item and self._is_known(sku) and item.price != self._price(sku):
@@ -574,11 +575,11 @@ class ModelShop:
         room = self._room(basket, theirs.sku)
         moved = max(0, min(theirs.quantity, room.most - has))
         if moved < theirs.quantity:
-            refusal = self._refusal(room, theirs.sku)
-            if not isinstance(refusal, CartError):
-                raise refusal
+            why = self._refusal(room, theirs.sku)
+            if not isinstance(why, CartError):
+                raise why
             if not moved:
-                return 0, CODES[type(refusal)]
+                return 0, CODES[type(why)]
         own_deadline = mine.deadline if mine else None
         mine = self._grant(basket, theirs.sku, has + moved)
         if deadline and mine.deadline:

@@ -1,11 +1,15 @@
 """Code with a guard taken out, to see that a test notices."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+import msgspec
+import pytest
+
 from cartsvc import sql
+from cartsvc.errors import Refused
 
 
 def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
@@ -29,3 +33,13 @@ def mutant_query(name: str, old: str, new: str) -> Iterator[None]:
         yield
     finally:
         queries[name] = source
+
+
+# A script that merely crashes is OutcomeUnknown, which says nothing about its guard.
+# A cart that the script let be broken is not readable.
+RED = (AssertionError, pytest.fail.Exception, Refused, msgspec.ValidationError)
+
+
+async def turns_red(case: Awaitable[None]) -> None:
+    with pytest.raises(RED):
+        await case

@@ -1,7 +1,7 @@
 """Each guard matters: with it taken out, the test that stands for it turns red.
 
 The tests named here are the ordinary ones of the other files; they run against a copy of the
-script, query or module in which one line is changed.
+query or module in which one line is changed. `test_guards_of_scripts` does it for the scripts.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,6 @@ from types import ModuleType
 
 import asyncpg
 import httpx
-import msgspec
 import pytest
 from starlette.applications import Starlette
 
@@ -17,143 +16,17 @@ from cartsvc import flush, scripts
 from cartsvc import http as http_module
 from cartsvc.contracts import session
 from cartsvc.embedded import Valkey
-from cartsvc.errors import Refused
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from tests import test_bad_input as bad_input
-from tests import test_cart_add as add
 from tests import test_flush as flushing
 from tests import test_outage as outage
 from tests import test_stock as stocking
-from tests.mutants import mutant, mutant_query
+from tests.mutants import mutant, mutant_query, turns_red
 from tests.proxy import Proxy
 from tests.shop import Mutant, Shop
 
 Case = Callable[..., Awaitable[None]]
-
-# A script that merely crashes is OutcomeUnknown, which says nothing about its guard.
-# A cart that the script let be broken is not readable.
-RED = (AssertionError, pytest.fail.Exception, Refused, msgspec.ValidationError)
-
-
-async def turns_red(case: Awaitable[None]) -> None:
-    with pytest.raises(RED):
-        await case
-
-
-SCRIPTS: list[tuple[str, str, str, Case]] = [
-    (
-        "lib/cart.lua",
-        "redis.call('EXISTS', seq) == 0",
-        "false",
-        add.test_nothing_is_changed_in_a_bucket_that_is_not_warm,
-    ),
-    (
-        "lib/terms.lua",
-        "if units - line.units > most then",
-        "if false then",
-        add.test_refuses_more_than_is_free,
-    ),
-    (
-        "lib/terms.lua",
-        "most, reply = units_free - counted,",
-        "most, reply = units_free,",
-        add.test_counts_what_the_cart_already_holds,
-    ),
-    (
-        "lib/terms.lua",
-        "drawn(cart, line) + units - not_held(line)",
-        "drawn(cart, line)",
-        add.test_adds_up_lines_that_draw_on_one_counter,
-    ),
-    (
-        "lib/terms.lua",
-        "if record.several and counter == record.product_id then",
-        "if false then",
-        add.test_variants_without_stock_share_the_products_counter,
-    ),
-    (
-        "lib/terms.lua",
-        "(record and record.counter or product_id) == counter",
-        "record and record.counter == counter",
-        add.test_a_variant_that_left_the_catalogue_still_counts,
-    ),
-    (
-        "product_put.lua",
-        "if several then",
-        "if false then",
-        add.test_lines_of_variants_that_left_count_when_none_is_left,
-    ),
-    (
-        "lib/cart.lua",
-        "new_lines > 0 and ",
-        "",
-        add.test_a_lowered_cap_leaves_the_lines_there_are,
-    ),
-    (
-        "lib/terms.lua",
-        "if not record.active then",
-        "if false then",
-        add.test_refuses_what_the_catalogue_does_not_sell,
-    ),
-    (
-        "lib/terms.lua",
-        "return -math.huge, { 'NO_COUNTER', counter }",
-        "units_free = 1000",
-        add.test_a_missing_counter_is_not_guessed,
-    ),
-    (
-        "lib/cart.lua",
-        "cart.lines + new_lines > max_lines",
-        "false",
-        add.test_cap_is_on_distinct_lines,
-    ),
-    (
-        "lib/terms.lua",
-        "if line.facts and not line.number then",
-        "if false then",
-        add.test_a_line_that_is_not_readable_is_left_alone,
-    ),
-    (
-        "lib/line.lua",
-        "if line.price == price then",
-        "if true then",
-        add.test_a_new_price_is_taken_and_recorded,
-    ),
-    (
-        "lib/line.lua",
-        "if line.price == price then",
-        "if false then",
-        add.test_the_same_price_is_no_price_change,
-    ),
-    (
-        "lib/cart.lua",
-        "'ZADD', dirty, 'NX', now",
-        "'ZADD', dirty, now",
-        add.test_dirty_mark_keeps_the_time_of_the_oldest_change,
-    ),
-    (
-        "cart_add.lua",
-        # A write above the last check: the request for two lines is refused at the second.
-        "    lines[#lines + 1] = line",
-        "    carry_out(cart, line) lines[#lines + 1] = line",
-        add.test_refuses_all_lines_when_one_lacks_stock,
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "case"), SCRIPTS, ids=lambda value: getattr(value, "__name__", "")
-)
-async def test_guards_of_the_scripts(shop: Shop, name: str, old: str, new: str, case: Case) -> None:
-    await turns_red(case(Shop(Mutant(shop.runner, name, old, new))))
-
-
-@pytest.mark.parametrize("quantity", ["0", "-1", "0x10", "1.5", " 1"])
-async def test_guard_of_quantities(shop: Shop, quantity: str) -> None:
-    lax = Mutant(shop.runner, "lib/bucket.lua", "not string.match(text, '^[1-9]%d*$')", "false")
-    await turns_red(add.test_takes_only_whole_numbers(Shop(lax), quantity))
-
 
 QUERIES: list[tuple[str, str, str, Case]] = [
     (

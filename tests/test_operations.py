@@ -657,22 +657,24 @@ async def test_a_second_merge_changes_nothing(either_shop: Shop) -> None:
     assert (second.cart, second.unmerged) == (first.cart, [])
 
 
-@pytest.mark.parametrize("policy", ["check", "hold"])
-async def test_merge_goes_as_far_as_the_stock(either_shop: Shop, policy: str) -> None:
-    await either_shop.sell(stock=10, stock_policy=policy)
+async def test_merge_goes_as_far_as_the_stock(either_shop: Shop) -> None:
+    await either_shop.sell(stock=10)
     await add(either_shop, USER, 4)
     await add(either_shop, GUEST, 5)
-    free = 7 if policy == "check" else 9
-    await either_shop.shelf.set_stock(either_shop.bucket, LAMP, free)
+    await either_shop.shelf.set_stock(either_shop.bucket, LAMP, 7)
     merged = await merge(either_shop)
-    if policy == "check":
-        assert units(merged.cart) == {LAMP: 7}
-        assert merged.unmerged == [Unmerged(LAMP, 5, 3, "OUT_OF_STOCK")]
-        assert await books(either_shop) == (7, 0, 0)
-    else:
-        # What the guest held is the owner's now, whatever else is free.
-        assert (units(merged.cart), merged.unmerged) == ({LAMP: 9}, [])
-        assert await books(either_shop) == (0, 9, 0)
+    assert units(merged.cart) == {LAMP: 7}
+    assert merged.unmerged == [Unmerged(LAMP, 5, 3, "OUT_OF_STOCK")]
+    assert await books(either_shop) == (7, 0, 0)
+
+
+async def test_what_the_guest_held_is_the_owners_though_nothing_is_free(either_shop: Shop) -> None:
+    await either_shop.sell(stock=9, stock_policy="hold")
+    await add(either_shop, USER, 4)
+    await add(either_shop, GUEST, 5)
+    merged = await merge(either_shop)
+    assert (units(merged.cart), merged.unmerged) == ({LAMP: 9}, [])
+    assert await books(either_shop) == (0, 9, 0)
 
 
 async def test_merge_moves_nothing_where_nothing_is_free(either_shop: Shop) -> None:
@@ -844,6 +846,25 @@ async def test_merge_counts_the_owners_saved_units(either_shop: Shop) -> None:
     assert await books(either_shop) == (0, 5, 0)
 
 
+async def test_merge_saves_no_more_than_a_line_may_have(either_shop: Shop) -> None:
+    most = model.MAX_QUANTITY
+    await either_shop.sell(stock_policy="untracked")
+    for owner in (USER, GUEST):
+        await add(either_shop, owner, most - 1)
+        await save(either_shop, owner=owner)
+    merged = await merge(either_shop)
+    assert units(merged.cart) == {LAMP: most}
+    assert merged.unmerged == [Unmerged(LAMP, most - 1, 1, "OUT_OF_STOCK")]
+
+
+async def test_a_cart_is_not_merged_into_itself(either_shop: Shop) -> None:
+    await either_shop.sell()
+    cart = await either_shop.add(2)
+    before = await either_shop.everything()
+    assert await either_shop.store.merge(either_shop.bucket, ANN, ANN) == Merged(cart, [])
+    assert await either_shop.everything() == before
+
+
 async def test_the_guests_notices_reach_the_owner(either_shop: Shop) -> None:
     await either_shop.sell(LAMP, stock=5, stock_policy="hold")
     await either_shop.sell(MUG)
@@ -952,7 +973,9 @@ async def test_lines_on_one_counter_are_short_together(either_shop: Shop) -> Non
     await either_shop.add(3, "tee", "navy")
     await either_shop.add(2, "tee", "moss")
     await either_shop.shelf.set_stock(either_shop.bucket, "tee", 4)
-    await refused(either_shop, CartShort, close(either_shop))
+    short = await refused(either_shop, CartShort, close(either_shop))
+    # What the cart wants of the counter: neither line alone is too much.
+    assert short.lines == [Shortage("tee/navy", 4, 5), Shortage("tee/moss", 4, 5)]
     await either_shop.shelf.set_stock(either_shop.bucket, "tee", 5)
     await close(either_shop)
     assert await books(either_shop, "tee") == (0, 0, 5)
@@ -1148,6 +1171,18 @@ async def test_a_line_whose_units_have_gone_is_left_out(either_shop: Shop) -> No
     assert await books(either_shop, "a") == (2, 0, 0)
     assert await books(either_shop, "b") == (0, 3, 0)
     assert await either_shop.redis.zcard("dirty:{default:0}") == 1
+
+
+async def test_restore_waits_for_no_sweep(either_shop: Shop) -> None:
+    await either_shop.sell(stock=5, stock_policy="hold", hold_ttl_s=1_200)
+    await add(either_shop, USER)
+    cart = await either_shop.add(3)
+    await lose(either_shop)
+    await either_shop.sell(stock=5, stock_policy="hold")
+    await add(either_shop, BOB, 4)
+    either_shop.clock.ms += HOLD_MS
+    assert units(await either_shop.store.restore(either_shop.bucket, cart)) == {LAMP: 3}
+    assert await books(either_shop) == (2, 3, 0)
 
 
 async def test_restored_lines_share_what_is_free(either_shop: Shop) -> None:

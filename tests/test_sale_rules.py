@@ -351,6 +351,16 @@ async def test_a_buyers_limit_is_the_products_in_all_its_variants(either_shop: S
     assert units(await either_shop.add(1, "tee", "moss")) == {"tee/moss": 1}
 
 
+async def test_a_buyers_limit_counts_variants_that_left(either_shop: Shop) -> None:
+    rules: dict[str, Any] = {"max_per_buyer": 2, "stock_policy": "hold"}
+    await either_shop.sell("tee", variants=[("navy", None), ("moss", None)], **rules)
+    await either_shop.add(2, "tee", "navy")
+    await either_shop.sell("tee", variants=[("moss", None)], **rules)
+    await close(either_shop)
+    error = await refused(either_shop, BuyerLimit, either_shop.add(1, "tee", "moss"))
+    assert error.has == 2
+
+
 @pytest.mark.parametrize("policy", ["hold", "untracked"])
 async def test_units_that_are_not_ordered_are_not_counted(either_shop: Shop, policy: str) -> None:
     await either_shop.sell(stock_policy=policy, max_per_buyer=3)
@@ -709,6 +719,14 @@ async def test_stock_that_is_added_is_free(either_shop: Shop) -> None:
     await either_shop.shelf.add_stock(either_shop.bucket, LAMP, -2)
     assert await books(either_shop) == (0, 10, 3)
     assert await received(either_shop) == 13
+
+
+async def test_no_more_is_on_hand_than_can_be_counted(either_shop: Shop) -> None:
+    await either_shop.sell(stock=999_999_999, stock_policy="hold")
+    await either_shop.add(9)
+    with pytest.raises(OutcomeUnknown, match="at most 999999999"):
+        await either_shop.shelf.add_stock(either_shop.bucket, LAMP, 1)
+    assert await books(either_shop) == (999_999_990, 9, 0)
 
 
 async def test_only_free_stock_is_taken_out(either_shop: Shop) -> None:

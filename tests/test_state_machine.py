@@ -20,11 +20,12 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from cartsvc import catalog, keys, scripts, upkeep
+from cartsvc import keys, scripts, upkeep
 from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.embedded import Valkey
 from cartsvc.errors import CartError
@@ -72,6 +73,8 @@ terms = st.fixed_dictionaries(
     },
 )
 
+if_carts = precondition(lambda self: bool(self.model.carts))
+
 Fields = dict[bytes, bytes]
 
 
@@ -89,6 +92,7 @@ class Carts(RuleBasedStateMachine):
         self.loop.run(self.shop.redis.flushall())
         self.loop.run(self.shop.open())
         self.found: dict[bytes, Any] = {}
+        self.look()
 
     @initialize(
         stocks=st.lists(st.integers(2, 6), min_size=len(COUNTERS), max_size=len(COUNTERS)),
@@ -128,6 +132,7 @@ class Carts(RuleBasedStateMachine):
         self.add_lines(owner, [(name, 1)])
 
     @rule(shopper=shoppers, pick=picks, units=quantities)
+    @if_carts
     def add_more(self, shopper: int, pick: int, units: int) -> None:
         """To a line that the cart has, saved ones too, in one request twice."""
         owner = self.owner(shopper)
@@ -139,6 +144,7 @@ class Carts(RuleBasedStateMachine):
         self.same(self.store.add(self.bucket, owner, wanted), lambda: self.model.add(owner, lines))
 
     @rule(shopper=shoppers, pick=picks, by_item=st.booleans(), units=st.integers(1, 5))
+    @if_carts
     def set_quantity(self, shopper: int, pick: int, by_item: bool, units: int) -> None:
         owner = self.owner(shopper)
         name = self.line(owner, pick, by_item)
@@ -148,6 +154,7 @@ class Carts(RuleBasedStateMachine):
         )
 
     @rule(shopper=shoppers, lines=st.lists(st.tuples(picks, st.booleans()), min_size=1, max_size=3))
+    @if_carts
     def remove(self, shopper: int, lines: list[tuple[int, bool]]) -> None:
         owner = self.owner(shopper)
         names = [self.line(owner, *line) for line in lines]
@@ -157,11 +164,13 @@ class Carts(RuleBasedStateMachine):
         )
 
     @rule(shopper=shoppers)
+    @if_carts
     def clear(self, shopper: int) -> None:
         owner = self.owner(shopper)
         self.same(self.store.clear(self.bucket, owner), lambda: self.model.clear(owner))
 
     @rule(shopper=shoppers, pick=picks, by_item=st.booleans())
+    @if_carts
     def save_for_later(self, shopper: int, pick: int, by_item: bool) -> None:
         owner = self.owner(shopper)
         name = self.line(owner, pick, by_item)
@@ -171,6 +180,7 @@ class Carts(RuleBasedStateMachine):
         )
 
     @rule(shopper=shoppers, pick=picks, by_item=st.booleans())
+    @if_carts
     def take_back(self, shopper: int, pick: int, by_item: bool) -> None:
         owner = self.owner(shopper)
         name = self.line(owner, pick, by_item)
@@ -189,15 +199,18 @@ class Carts(RuleBasedStateMachine):
         self.same(self.store.read(self.bucket, owner), lambda: self.model.read(owner))
 
     @rule(guest=shoppers, user=st.sampled_from(USERS))
+    @if_carts
     def merge(self, guest: int, user: Owner) -> None:
         owner = self.owner(guest, SESSIONS)
         self.same(self.store.merge(self.bucket, owner, user), lambda: self.model.merge(owner, user))
 
     @rule(shopper=shoppers, pick=st.integers(-8, 4))
+    @if_carts
     def convert(self, shopper: int, pick: int) -> None:
         self.close(self.owner(shopper), "CONVERTED", pick)
 
     @rule(shopper=shoppers, status=st.sampled_from(["ABANDONED", "REMOVED"]), pick=picks)
+    @if_carts
     def give_up(self, shopper: int, status: str, pick: int) -> None:
         self.close(self.owner(shopper), status, pick - 6)
 
@@ -215,6 +228,9 @@ class Carts(RuleBasedStateMachine):
         self.clock(self.model.now + 1000 * seconds)
 
     @rule(short=st.integers(0, 1), pick=st.integers(0, 3))
+    def wait_for(self, short: int, pick: int) -> None:
+        self.wait_for_a_deadline(short, pick)
+
     def wait_for_a_deadline(self, short: int, pick: int) -> None:
         """To the instant at which a hold runs out, or just not yet."""
         deadlines = sorted({one for cart in self.model.carts.values() for one in cart.deadlines()})
@@ -222,15 +238,23 @@ class Carts(RuleBasedStateMachine):
         if ahead:
             self.clock(ahead[pick % len(ahead)])
 
-    @rule()
-    def release(self) -> None:
+    @rule(pick=st.integers(-1, 3))
+    def release(self, pick: int) -> None:
+        """Now, or at the instant at which a hold runs out."""
+        if pick >= 0:
+            self.wait_for_a_deadline(0, pick)
         self.same(upkeep.release(self.store, self.bucket), self.model.release)
 
     @rule()
     def reprice(self) -> None:
-        self.same(upkeep.reprice(self.store, self.bucket), self.model.reprice)
+        _, walks = self.loop.run(self.shop.redis.hscan(self.bucket.repricing, count=100))
+        self.same(
+            upkeep.reprice(self.store, self.bucket),
+            lambda: self.model.reprice([name.decode() for name in walks]),
+        )
 
     @rule(shopper=shoppers)
+    @if_carts
     def cool(self, shopper: int) -> None:
         """A cart that is flushed leaves Redis; what it held is free."""
         owner = self.owner(shopper)
@@ -239,6 +263,7 @@ class Carts(RuleBasedStateMachine):
             self.cooled[cart.id] = cart
             self.model.cool(owner)
             self.loop.run(self.take_out(cart))
+            self.look()
 
     async def take_out(self, cart: Cart) -> None:
         bucket, redis = self.bucket, self.shop.redis
@@ -321,7 +346,6 @@ class Carts(RuleBasedStateMachine):
 
     @invariant()
     def the_books_add_up(self) -> None:
-        self.found = self.loop.run(everything(self.shop.redis))
         books = Books(self.shop, self.found)
         books.check()
         self.expect_the_model(books)
@@ -351,11 +375,15 @@ class Carts(RuleBasedStateMachine):
         """What the shop answered, which must be what the model says; None for a refusal."""
         before, version = self.found, self.releases()
         answer, refusal = outcome(lambda: self.loop.run(operation))
+        self.look()
         expected, expected_refusal = outcome(predicted)
         assert (answer, refusal) == (expected, expected_refusal)
         if refusal is not None and self.releases() == version and refusal[0] != "CartChanged":
-            assert self.loop.run(everything(self.shop.redis)) == before
+            assert self.found == before
         return answer
+
+    def look(self) -> None:
+        self.found = self.loop.run(everything(self.shop.redis))
 
     def releases(self) -> int:
         """Changes so far: those that a refused operation makes are releases."""
@@ -534,12 +562,18 @@ def connected(valkey: Valkey) -> Iterator[tuple[asyncio.Runner, Runner]]:
     """Scripts on the real server, and the loop in which to run them."""
     with asyncio.Runner() as loop:
         redis = scripts.connect(valkey.url, timeout_s=5)
-        yield loop, Runner(redis, timeout_s=5)
-        loop.run(redis.aclose())
+        try:
+            yield loop, Runner(redis, timeout_s=5)
+        finally:
+            loop.run(redis.aclose())
 
 
 def play(loop: asyncio.Runner, runner: Runner, how: settings = USUAL) -> None:
-    run_state_machine_as_test(lambda: Carts(loop, runner), settings=how)
+    class Here(Carts):
+        def __init__(self) -> None:
+            super().__init__(loop, runner)
+
+    run_state_machine_as_test(Here, settings=how)
 
 
 def test_valkey_has_what_the_model_says(valkey: Valkey) -> None:
@@ -552,3 +586,20 @@ def test_fakeredis_has_what_the_model_says() -> None:
         redis = fakeredis.FakeAsyncRedis()
         play(loop, FakeRunner(redis, timeout_s=5))
         loop.run(redis.aclose())
+
+
+GUARDS = [
+    ("hold_release.lua", "line.deadline and line.deadline <= now and ", "line.deadline and "),
+    ("cart_merge.lua", "or not line.facts and no_place(cart, new_lines + 1)\n", "\n"),
+    ("lib/line.lua", "      take(line.counter, -line.units)\n", ""),
+    ("cart_close.lua", "redis.call('HINCRBY', stock, record.counter, -line.units)", ""),
+    ("cart_merge.lua", "  hold(guest, theirs, 0)\n", ""),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new"), GUARDS)
+def test_finds_a_guard_that_is_missing(valkey: Valkey, file: str, old: str, new: str) -> None:
+    with connected(valkey) as (loop, runner):
+        mutant = Mutant(runner, file, old, new)
+        with pytest.raises(AssertionError):
+            play(loop, mutant, settings(USUAL, phases=[Phase.generate]))

@@ -199,6 +199,19 @@ class TestReprice:
         assert Counter(new for _, _, new in found) == {b"400": 10, b"300": 13}
         assert set(found.values()) == {1}
 
+    async def test_the_walk_begins_again(self, shop: Shop) -> None:
+        """A walk that is late, and whose price is not the last any more, moves no mark."""
+        await shop.sell(price="5.00")
+        carts = [shop.bucket.cart(owner) for owner in await fill(shop)]
+        await shop.sell(price="4.00")
+        walk = {"done": "", "next_done": carts[4]}
+        assert await shop.store.reprice(shop.bucket, LAMP, carts[:5], **walk) == 5
+        assert await shop.redis.hget(shop.bucket.repricing, LAMP) == carts[4].encode()
+        await shop.sell(price="3.00")
+        late = {"done": carts[4], "next_done": ""}
+        assert await shop.store.reprice(shop.bucket, LAMP, carts[5:], **late) == 8
+        assert await shop.redis.hget(shop.bucket.repricing, LAMP) == b""
+
     async def test_carts_that_change_at_the_same_moment(self, shop: Shop) -> None:
         await shop.sell(price="5.00", stock=10_000)
         owners = await fill(shop, carts=60)
