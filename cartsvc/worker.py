@@ -94,18 +94,21 @@ class Worker:
     async def _repeat(
         self, work: Callable[[Store, Bucket], Awaitable[int]], interval_s: float
     ) -> None:
-        """Do `work` for every bucket that the flush has found, again and again."""
+        """Do `work` for the buckets that the flush has found, a batch each in turn.
+
+        A pause follows when there was nothing to do for any of them.
+        """
         while True:
-            for bucket in self._buckets:
-                try:
-                    done = await work(self.store, bucket)
-                except _AWAY as error:
-                    # Told by the flush, which Redis is away from as well.
-                    log.debug("%s waits: %s", work.__name__, error)
-                    break
-                if done:
-                    log.debug("%s: %d lines of %s", work.__name__, done, bucket)
-            await asyncio.sleep(interval_s)
+            done = 0
+            try:
+                for bucket in self._buckets:
+                    done += await work(self.store, bucket)
+            except _AWAY as error:
+                # Told by the flush, which Redis is away from as well.
+                log.debug("%s waits: %s", work.__name__, error)
+                done = 0
+            if not done:
+                await asyncio.sleep(interval_s)
 
     async def _drain(self) -> bool:
         try:

@@ -1,6 +1,6 @@
 #!lua
--- cart_find: a cart by its id, active or closed and not flushed yet. The first call says where it is,
--- the second one, which is given that key, what is there. Its owner is told nothing by it.
+-- cart_find: a cart by its id, active or closed and not flushed yet. The first call says where it
+-- is, the second one, which is given that key, what is there. Its owner is told nothing by it.
 --
 -- KEYS[1]  carts    hash    cart id -> cart key
 -- KEYS[2]  seq      string  the last cart id given; missing: the bucket is not warm

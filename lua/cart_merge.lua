@@ -1,6 +1,6 @@
 #!lua
--- cart_merge: move a guest's cart into the owner's: each line as far as stock, limits and caps allow.
--- Holds move with their deadlines; of two on one line the earlier counts.
+-- cart_merge: move a guest's cart into the owner's: each line as far as stock, limits and caps
+-- allow. Holds move with their deadlines; of two on one line the earlier counts.
 --
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13]  cart    hash  the owner's active cart

@@ -9,8 +9,8 @@
 -- ARGV[7]    created    ms
 -- ARGV[8]    updated    ms
 -- ARGV[9]    last_line  the highest line number that was given
--- ARGV[10+]  sku, units, 'q' in the cart or 's' saved for later, deadline ms or '' if not held, facts
---            as in l:<sku>, per line
+-- ARGV[10+]  sku, units, 'q' in the cart or 's' saved for later, deadline ms or '' if not held,
+--            facts as in l:<sku>, per line
 -- Returns    {'OK', the cart's fields and values}
 --          | {'NOT_WARM'}
 --          | {'NO_CART'}; it was closed
@@ -20,7 +20,7 @@ local cart_id, version, created = ARGV[5], ARGV[6], ARGV[7]
 local updated, last_line = ARGV[8], ARGV[9]
 local lines = {}
 
--- Plan to hold a line's units again, or that it is left out. Returns a reply if neither is known yet.
+-- Plan to hold a line's units again, or that it is left out; or the reply why neither is known.
 local function plan_hold(line, units, deadline)
   local record = record_of(line.sku)
   local units_free = record and free(record.counter) or 0
@@ -65,7 +65,8 @@ for _, line in ipairs(lines) do
     add_notice(cart, line.sku, line.next_units, 'hold_expired')
   else
     cart.lines = cart.lines + 1
-    redis.call('HSET', cart.key, 'l:' .. line.sku, line.facts, line.kind .. ':' .. line.sku, line.next_units)
+    redis.call('HSET', cart.key, 'l:' .. line.sku, line.facts,
+      line.kind .. ':' .. line.sku, line.next_units)
     redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
     hold(cart, line, line.next_units, line.next_counter, line.next_deadline)
   end

@@ -34,7 +34,8 @@ local before = redis.call('HGET', catalogue, product_id) or ''
 -- Carts may hold lines of variants that are gone: a product of several SKUs stays one.
 local several = string.find(before, '"several":1', 1, true)
 local gone = {}
-for variant_id in string.gmatch(string.match(before, '"variants":%[([^%]]*)%]') or '', '"([^"]+)"') do
+local variants = string.match(before, '"variants":%[([^%]]*)%]') or ''
+for variant_id in string.gmatch(variants, '"([^"]+)"') do
   gone[product_id .. '/' .. variant_id] = true
 end
 for i = 3, first_counter - 1, 2 do
@@ -45,8 +46,9 @@ for i = 3, first_counter - 1, 2 do
   end
   redis.call('HSET', catalogue, sku, record)
   gone[sku] = nil
-  if old_price and old_price ~= string.match(record, '^{"price":(%d+)')
-    and #redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1) > 0 then
+  local first_holder =
+    redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1)
+  if old_price and old_price ~= string.match(record, '^{"price":(%d+)') and first_holder[1] then
     redis.call('HSET', repricing, sku, '')
   end
 end

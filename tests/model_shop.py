@@ -325,13 +325,31 @@ class ModelShop:
             self._give_back(item)
 
     def restore(self, cart: Cart) -> Cart:
-        if cart.owner in self.carts:
-            return self.carts[cart.owner].cart()
-        if cart.id in self.closed:
+        if cart.owner not in self.carts and cart.id in self.closed:
             raise NoCart
+        return self._attempt([], lambda: self._put_back(cart))
+
+    def _put_back(self, cart: Cart) -> Cart:
         basket = Basket(cart.id, cart.owner, cart.created_ms, cart.updated_ms)
         basket.version, basket.last_line = cart.version, cart.last_line
+        there = self.carts.get(cart.owner)
+        free = dict(self.free)
         for line in cart.lines:
+            counter = self._counter(line.sku)
+            deadline = line.held_until_ms
+            if deadline is not None and deadline > self.now and self._is_known(line.sku):
+                # Asked also where the cart in Redis stays: a release is always right.
+                due = self._due_on(counter) if free[counter] < line.quantity else []
+                if due:
+                    raise _InTheWay(due)
+            gone = deadline is not None and (
+                deadline <= self.now
+                or not self._is_known(line.sku)
+                or free[counter] < line.quantity
+            )
+            if gone:
+                basket.notices.append(Notice(line.sku, line.quantity, "hold_expired"))
+                continue
             item = Item(
                 line.number,
                 line.sku,
@@ -342,14 +360,13 @@ class ModelShop:
                 line.added_ms,
                 line.saved,
             )
-            if line.held_until_ms is not None:
-                counter = self._counter(line.sku)
-                is_there = self._is_known(line.sku) and self.free[counter] >= line.quantity
-                if line.held_until_ms <= self.now or not is_there:
-                    basket.notices.append(Notice(line.sku, line.quantity, "hold_expired"))
-                    continue
-                self._hold(item, counter, line.held_until_ms)
             basket.items[line.sku] = item
+            if deadline is not None:
+                free[counter] -= line.quantity
+                if there is None:
+                    self._hold(item, counter, deadline)
+        if there is not None:
+            return there.cart()
         if basket.notices:
             self._changed(basket)
         self.carts[cart.owner] = basket
@@ -404,7 +421,7 @@ class ModelShop:
                     self._release(owner)
             except Refused as refusal:
                 vars(self).update(before)
-                if owners[0] in self.carts:
+                if owners and owners[0] in self.carts:
                     refusal.notices = tuple(self.carts[owners[0]].notices)
                 raise
 
@@ -542,14 +559,16 @@ class ModelShop:
 
     def _refusal(self, room: Room, sku: str) -> Exception:
         """What more than the room is answered with: with holds that are due, not yet a refusal."""
-        counter = self._counter(sku)
-        due = [
+        due = self._due_on(self._counter(sku))
+        return _InTheWay(due) if due and isinstance(room.refusal, OutOfStock) else room.refusal
+
+    def _due_on(self, counter: str) -> list[Owner]:
+        return [
             owner
             for owner, basket in self.carts.items()
             for item in basket.items.values()
             if item.counter == counter and item.deadline and item.deadline <= self.now
         ]
-        return _InTheWay(due) if due and isinstance(room.refusal, OutOfStock) else room.refusal
 
     def _move_over(self, theirs: Item, basket: Basket) -> tuple[int, str]:
         """Move a guest's line as far as it fits: (units moved, why not all)."""
@@ -604,7 +623,7 @@ class ModelShop:
             refusal = self._refusal(room, item.sku)
             if not isinstance(refusal, OutOfStock):
                 raise refusal
-            short.append(Shortage(item.sku, self.free[self._counter(item.sku)], item.quantity))
+            short.append(Shortage(item.sku, refusal.free, refusal.in_cart))
         if short:
             raise CartShort(short)
         if not any(item.ordered for item in basket.items.values()):
@@ -620,7 +639,7 @@ class ModelShop:
                 self._give_back(item)
                 self.free[counter] -= item.quantity
                 self.sold[counter] += item.quantity
-            if self._is_known(item.sku) and rules.max_per_buyer is not None:
+            if rules.max_per_buyer is not None:
                 buyer = item.product_id, basket.owner
                 self.bought[buyer] = self.bought.get(buyer, 0) + item.quantity
 

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from cartsvc import upkeep, worker
 from cartsvc.backlog import Backlog
+from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner, StockLevel
 from cartsvc.store import Store
@@ -45,6 +47,14 @@ async def events(shop: Shop) -> Counter[tuple[bytes, bytes, bytes]]:
     return Counter((event[b"cart"], event[b"line"], event[b"new"]) for event in entries)
 
 
+async def finish(work: Callable[[Store, Bucket], Awaitable[int]], shop: Shop) -> int:
+    """Work until there is nothing to do; how much there was."""
+    done = 0
+    while found := await work(shop.store, shop.bucket):
+        done += found
+    return done
+
+
 class TestRelease:
     async def test_takes_every_hold_that_has_run_out(self, either_shop: Shop) -> None:
         shop = either_shop
@@ -52,9 +62,9 @@ class TestRelease:
         await shop.sell(MUG, stock=100, stock_policy="hold", hold_ttl_s=20)
         owners = await fill(shop, LineRequest(LAMP, 2), LineRequest(MUG, 1))
         shop.clock.ms += 9_999
-        assert await upkeep.release(shop.store, shop.bucket) == 0
+        assert await finish(upkeep.release, shop) == 0
         shop.clock.ms += 1
-        assert await upkeep.release(shop.store, shop.bucket) == 13
+        assert await finish(upkeep.release, shop) == 13
         assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 100, 0, 0)
         assert await shop.shelf.stock(shop.bucket, MUG) == StockLevel(MUG, 87, 13, 0)
         cart = await shop.store.read(shop.bucket, owners[0])
@@ -73,7 +83,7 @@ class TestRelease:
         shop.clock.ms += 600_000
         keys = [shop.bucket.cart(ANN)]
         assert await shop.store.release(shop.bucket, keys) == 50
-        assert await upkeep.release(shop.store, shop.bucket) == 10
+        assert await finish(upkeep.release, shop) == 10
         assert await shop.redis.exists(shop.bucket.holds, shop.bucket.holds_by_sku) == 0
 
     async def test_a_released_line_is_flushed(self, open_shop: Shop, ledger: Ledger) -> None:
@@ -85,7 +95,7 @@ class TestRelease:
         assert held
         assert held.lines[0].held_until_ms == open_shop.clock.ms + 600_000
         open_shop.clock.ms += 600_000
-        await upkeep.release(open_shop.store, open_shop.bucket)
+        await finish(upkeep.release, open_shop)
         await flushing.run_once()
         cart = await ledger.active_cart("default", ANN)
         assert cart
@@ -100,7 +110,7 @@ class TestRelease:
         await shop.redis.hset(shop.bucket.cart(shopper(3)), f"l:{LAMP}", "not JSON")
         released = 0
         # A batch of nothing but wrong entries ends a look, and clears them away.
-        while more := await upkeep.release(shop.store, shop.bucket) or await shop.redis.zcard(
+        while more := await finish(upkeep.release, shop) or await shop.redis.zcard(
             shop.bucket.holds
         ):
             released += more
@@ -112,7 +122,7 @@ class TestRelease:
         shop.clock.ms += 600_000
         adding = asyncio.create_task(shop.add_lines(LineRequest(LAMP, 100), owner=ANN))
         done = await asyncio.gather(
-            *(upkeep.release(shop.store, shop.bucket) for _ in range(3)),
+            *(finish(upkeep.release, shop) for _ in range(3)),
         )
         await adding
         assert sum(done) <= 40
@@ -129,8 +139,8 @@ class TestReprice:
         await shop.store.remove(shop.bucket, owners[2], LAMP)
         await shop.store.close(shop.bucket, owners[3], "ABANDONED")
         await shop.sell(price="4.00")
-        assert await upkeep.reprice(shop.store, shop.bucket) == 11
-        assert await upkeep.reprice(shop.store, shop.bucket) == 0
+        assert await finish(upkeep.reprice, shop) == 11
+        assert await finish(upkeep.reprice, shop) == 0
         active = [owner for owner in owners if owner != owners[3]]
         assert await prices(shop, active) == {400}
         assert await prices(shop, active, LAMP + "0") == {500}
@@ -157,7 +167,7 @@ class TestReprice:
         await shop.sell(price="5.00")
         owners = await fill(shop)
         await shop.sell(price="4.00")
-        store, left = shop.store, [batches]
+        left = [batches]
         reprice = Store.reprice
 
         async def dies(*arguments: Any, **named: Any) -> int:
@@ -169,9 +179,9 @@ class TestReprice:
         with monkeypatch.context() as patch:
             patch.setattr(Store, "reprice", dies)
             with pytest.raises(asyncio.CancelledError):
-                await upkeep.reprice(store, shop.bucket)
+                await finish(upkeep.reprice, shop)
         assert sum((await events(shop)).values()) == 5 * batches
-        assert await upkeep.reprice(store, shop.bucket) == 13 - 5 * batches
+        assert await finish(upkeep.reprice, shop) == 13 - 5 * batches
         assert await prices(shop, owners) == {400}
         assert set((await events(shop)).values()) == {1}
 
@@ -192,7 +202,7 @@ class TestReprice:
 
         monkeypatch.setattr(Store, "reprice", meanwhile)
         while await shop.redis.exists(shop.bucket.repricing):
-            await upkeep.reprice(shop.store, shop.bucket)
+            await finish(upkeep.reprice, shop)
         assert await prices(shop, owners) == {300}
         # Ten had 4.00 in between; nobody has an event twice.
         found = await events(shop)
@@ -221,8 +231,8 @@ class TestReprice:
             await shop.add_lines(LineRequest(LAMP, 1), owner=owner)
 
         await asyncio.gather(
-            upkeep.reprice(shop.store, shop.bucket),
-            upkeep.reprice(shop.store, shop.bucket),
+            finish(upkeep.reprice, shop),
+            finish(upkeep.reprice, shop),
             *(shopping(owner) for owner in reversed(owners)),
         )
         assert await prices(shop, owners) == {400}
@@ -234,7 +244,8 @@ class TestReprice:
         owners = await fill(shop)
         await shop.redis.hset(shop.bucket.cart(owners[3]), f"l:{LAMP}", "not JSON")
         await shop.sell(price="4.00")
-        assert await upkeep.reprice(shop.store, shop.bucket) == 12
+        await finish(upkeep.reprice, shop)
+        assert sum((await events(shop)).values()) == 12
         assert await shop.redis.exists(shop.bucket.repricing) == 0
 
     async def test_a_variant_that_left_keeps_its_price(self, shop: Shop) -> None:
@@ -242,8 +253,20 @@ class TestReprice:
         await fill(shop, LineRequest("tee", 1, "s"), carts=2)
         await shop.sell("tee", price="4.00", variants=[("s", None)])
         await shop.sell("tee", price="4.00")
-        assert await upkeep.reprice(shop.store, shop.bucket) == 0
+        await finish(upkeep.reprice, shop)
+        assert await events(shop) == {}
         assert await shop.redis.exists(shop.bucket.repricing) == 0
+
+    async def test_a_short_walk_does_not_wait_for_a_long_one(self, shop: Shop) -> None:
+        await shop.sell(price="5.00")
+        await shop.sell(MUG, price="5.00")
+        owners = await fill(shop)
+        await shop.add(1, MUG)
+        await shop.sell(price="4.00")
+        await shop.sell(MUG, price="4.00")
+        await upkeep.reprice(shop.store, shop.bucket)
+        assert await prices(shop, [ANN], MUG) == {400}
+        assert await prices(shop, owners) == {400, 500}
 
 
 def worker_of(shop: Shop, ledger: Ledger) -> Worker:

@@ -59,7 +59,8 @@ local function add_news(cart, news)
 end
 
 local function add_notice(cart, sku, quantity, reason)
-  add_news(cart, '{"sku":"' .. sku .. '","quantity":' .. quantity .. ',"reason":"' .. reason .. '"}')
+  add_news(cart,
+    '{"sku":"' .. sku .. '","quantity":' .. quantity .. ',"reason":"' .. reason .. '"}')
 end
 
 local function make_cart(cart)

@@ -39,7 +39,8 @@ local function record_of(sku)
     record.limited = true
     record.hold_ms = rule(rules, 'hold_ms') or hold_ms
     record.starts, record.ends = rule(rules, 'starts'), rule(rules, 'ends')
-    record.max_per_order, record.min_per_order = rule(rules, 'max_per_order'), rule(rules, 'min_per_order')
+    record.max_per_order = rule(rules, 'max_per_order')
+    record.min_per_order = rule(rules, 'min_per_order')
     record.max_per_buyer = rule(rules, 'max_per_buyer')
   end
   known[sku] = record
