@@ -104,7 +104,8 @@ class Cart(msgspec.Struct, frozen=True):
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """A line that the stock does not cover."""
+    """A line that the stock does not cover: `free` units are left of its counter, of which the cart
+    wants `wanted`, with its other lines that draw on it."""
 
     sku: str
     free: int
@@ -121,7 +122,7 @@ class Shortage(msgspec.Struct, frozen=True):
 
 class Unmerged(msgspec.Struct, frozen=True):
     """A guest's line of which only `moved` of `asked` units found a place; `reason` is the code of
-    the refusal that an add of the rest would have met, or ALREADY_IN_CART."""
+    a refusal that stood against the rest, or ALREADY_IN_CART."""
 
     sku: str
     asked: int

@@ -40,7 +40,7 @@ if redis.call('EXISTS', seq) == 0 then
 elseif not cart.id and redis.call('HGET', carts, cart_id) then
   return { 'NO_CART' }
 end
-for i = 10, #ARGV, 5 do
+for i = 10, cart.id and 0 or #ARGV, 5 do
   local line = { sku = ARGV[i], units = 0, kind = ARGV[i + 2], facts = ARGV[i + 4] }
   line.next_units = tonumber(ARGV[i + 1])
   local deadline = tonumber(ARGV[i + 3])

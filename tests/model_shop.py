@@ -307,17 +307,14 @@ class ModelShop:
     def release(self) -> int:
         return sum(self._release(owner) for owner in list(self.carts))
 
-    def reprice(self, walks: Sequence[str]) -> int:
+    def reprice(self, walks: Sequence[str]) -> None:
         """`walks` are all SKUs that are to be repriced; which goes first, nobody promises."""
-        changed = 0
         for sku in walks:
             for basket in self.carts.values():
                 item = basket.items.get(sku)
                 if item and self._is_known(sku) and item.price != self._price(sku):
                     self._take_price(self._changed(basket), item)
-                    changed += 1
         self.repricing.clear()
-        return changed
 
     def cool(self, owner: Owner) -> None:
         """The cart is in PostgreSQL alone; what it held is free."""
@@ -325,20 +322,20 @@ class ModelShop:
             self._give_back(item)
 
     def restore(self, cart: Cart) -> Cart:
-        if cart.owner not in self.carts and cart.id in self.closed:
+        if cart.owner in self.carts:
+            return self.carts[cart.owner].cart()
+        if cart.id in self.closed:
             raise NoCart
         return self._attempt([], lambda: self._put_back(cart))
 
     def _put_back(self, cart: Cart) -> Cart:
         basket = Basket(cart.id, cart.owner, cart.created_ms, cart.updated_ms)
         basket.version, basket.last_line = cart.version, cart.last_line
-        there = self.carts.get(cart.owner)
         free = dict(self.free)
         for line in cart.lines:
             counter = self._counter(line.sku)
             deadline = line.held_until_ms
             if deadline is not None and deadline > self.now and self._is_known(line.sku):
-                # Asked also where the cart in Redis stays: a release is always right.
                 due = self._due_on(counter) if free[counter] < line.quantity else []
                 if due:
                     raise _InTheWay(due)
@@ -363,10 +360,7 @@ class ModelShop:
             basket.items[line.sku] = item
             if deadline is not None:
                 free[counter] -= line.quantity
-                if there is None:
-                    self._hold(item, counter, deadline)
-        if there is not None:
-            return there.cart()
+                self._hold(item, counter, deadline)
         if basket.notices:
             self._changed(basket)
         self.carts[cart.owner] = basket
