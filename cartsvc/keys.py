@@ -79,7 +79,8 @@ TABLE = (
         "buyers:{tenant:bucket}",
         "hash",
         "cart_close",
-        "'<product> <kind>:<owner>' -> units ordered, of products that limit them per buyer",
+        "'<product> <start of the sale, ms or 0> <kind>:<owner>' -> units ordered, of products "
+        "that limit them per buyer",
     ),
     KeyKind(
         "seq:{tenant:bucket}",

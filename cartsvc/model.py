@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,6 +17,8 @@ MAX_LINE: Final = (1 << LINE_BITS) - 1
 
 MAX_QUANTITY: Final = 999_999_999
 """Largest quantity and stock counter: nine digits, safe in Lua, JSON and PostgreSQL's integer."""
+
+ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED"]
 
 _PRODUCT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")

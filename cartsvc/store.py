@@ -16,6 +16,7 @@ from cartsvc.model import (
     LINE_BITS,
     MAX_LINE,
     Cart,
+    ClosedStatus,
     Line,
     LineRequest,
     Merged,
@@ -143,9 +144,9 @@ class Store:
         return Merged(cart_of(owner, _fields(fields)), unmerged)
 
     async def close(
-        self, bucket: Bucket, owner: Owner, status: str, *, cart_id: int | None = None
+        self, bucket: Bucket, owner: Owner, status: ClosedStatus, *, cart_id: int | None = None
     ) -> Cart:
-        """Close the owner's cart as CONVERTED, ABANDONED or REMOVED, if it is `cart_id`.
+        """Close the owner's cart, if it is `cart_id` where that is given.
 
         Converted, its units are sold, all or none. Otherwise, what it held is free again.
 

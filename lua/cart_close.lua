@@ -56,7 +56,7 @@ local function sell(line)
     redis.call('HINCRBY', sold, record.counter, line.units)
   end
   if line.limits and line.limits.max_per_buyer then
-    redis.call('HINCRBY', buyers, line.limits.product_id .. ' ' .. owner_of(cart), line.units)
+    redis.call('HINCRBY', buyers, ordered_field(cart, line.limits), line.units)
   end
 end
 

@@ -161,7 +161,7 @@ class ModelShop:
         self.held: dict[str, int] = {}
         self.sold: dict[str, int] = {}
         self.received: dict[str, int] = {}
-        self.bought: dict[tuple[str, Owner], int] = {}
+        self.bought: dict[tuple[str, int, Owner], int] = {}
         self.carts: dict[Owner, Basket] = {}
         self.closed: dict[int, Basket] = {}
         self.last_id = 0
@@ -543,7 +543,7 @@ class ModelShop:
             rooms.append(Room(most - in_cart + mine, OrderLimit(product.id, most, in_cart)))
         if rules.max_per_buyer is not None:
             most = rules.max_per_buyer
-            has = in_cart + self.bought.get((product.id, basket.owner), 0)
+            has = in_cart + self.bought.get((product.id, rules.starts_ms or 0, basket.owner), 0)
             rooms.append(Room(most - has + mine, BuyerLimit(product.id, most, has)))
         return min(
             rooms,
@@ -634,7 +634,7 @@ class ModelShop:
                 self.free[counter] -= item.quantity
                 self.sold[counter] += item.quantity
             if rules.max_per_buyer is not None:
-                buyer = item.product_id, basket.owner
+                buyer = item.product_id, rules.starts_ms or 0, basket.owner
                 self.bought[buyer] = self.bought.get(buyer, 0) + item.quantity
 
     def _hold(self, item: Item, counter: str, deadline: int) -> None:

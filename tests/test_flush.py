@@ -10,7 +10,7 @@ from cartsvc import flush as flush_module
 from cartsvc.backlog import Backlog, DirtyCarts
 from cartsvc.errors import NoCart
 from cartsvc.ledger import Flush, Ledger
-from cartsvc.model import LineRequest, Owner
+from cartsvc.model import ClosedStatus, LineRequest, Owner
 from tests.shop import ANN, LAMP, MUG, Shop
 
 ITEMS = "SELECT * FROM cart_items ORDER BY cart_id, id"
@@ -294,7 +294,7 @@ async def test_a_cart_comes_back_as_it_was_flushed(
 
 @pytest.mark.parametrize("status", ["CONVERTED", "ABANDONED", "REMOVED"])
 async def test_a_closed_cart_is_written_and_leaves_redis(
-    flush: ModuleType, open_shop: Shop, ledger: Ledger, status: str
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, status: ClosedStatus
 ) -> None:
     shop = open_shop
     cart = await shop.add(2)

@@ -25,7 +25,17 @@ from cartsvc.errors import (
     UnknownProduct,
     UnknownVariant,
 )
-from cartsvc.model import Cart, Line, LineRequest, Merged, Notice, Owner, Shortage, Unmerged
+from cartsvc.model import (
+    Cart,
+    ClosedStatus,
+    Line,
+    LineRequest,
+    Merged,
+    Notice,
+    Owner,
+    Shortage,
+    Unmerged,
+)
 from tests.shop import ANN, LAMP, MUG, NOW_MS, Shop
 
 BOB = Owner("session", "bob")
@@ -72,7 +82,7 @@ async def merge(shop: Shop) -> Merged:
 
 
 async def close(
-    shop: Shop, status: str = "CONVERTED", owner: Owner = ANN, cart_id: int | None = None
+    shop: Shop, status: ClosedStatus = "CONVERTED", owner: Owner = ANN, cart_id: int | None = None
 ) -> Cart:
     return await shop.store.close(shop.bucket, owner, status, cart_id=cart_id)
 
@@ -928,7 +938,7 @@ async def test_a_converted_cart_is_sold(either_shop: Shop, policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("status", ["ABANDONED", "REMOVED"])
 async def test_a_cart_that_is_given_up_frees_its_units(
-    either_shop: Shop, status: str, policy: str
+    either_shop: Shop, status: ClosedStatus, policy: str
 ) -> None:
     await either_shop.sell(stock=10, stock_policy=policy)
     await either_shop.add(4)
@@ -949,7 +959,7 @@ async def test_the_next_add_starts_another_cart(either_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("status", ["CONVERTED", "ABANDONED", "REMOVED"])
-async def test_close_is_for_the_cart_that_is_meant(either_shop: Shop, status: str) -> None:
+async def test_close_is_for_the_cart_that_is_meant(either_shop: Shop, status: ClosedStatus) -> None:
     await either_shop.sell(stock_policy="hold")
     await either_shop.add(4)
     await add(either_shop, BOB)
@@ -1212,7 +1222,7 @@ async def test_a_line_whose_deadline_has_passed_is_left_out(either_shop: Shop) -
 
 
 @pytest.mark.parametrize("status", ["CONVERTED", "REMOVED"])
-async def test_a_closed_cart_stays_closed(either_shop: Shop, status: str) -> None:
+async def test_a_closed_cart_stays_closed(either_shop: Shop, status: ClosedStatus) -> None:
     await either_shop.sell(stock_policy="hold")
     cart = await either_shop.add(3)
     await close(either_shop, status)

@@ -393,8 +393,19 @@ async def test_buyers_are_counted_apart(either_shop: Shop) -> None:
     assert units(await add(either_shop, USER, 3)) == {LAMP: 3}
     await refused(either_shop, BuyerLimit, add(either_shop, GUEST))
     assert await either_shop.redis.hgetall("buyers:{default:0}") == {
-        f"{LAMP} session:guest".encode(): b"3"
+        f"{LAMP} 0 session:guest".encode(): b"3"
     }
+
+
+async def test_a_sale_that_starts_anew_counts_anew(either_shop: Shop) -> None:
+    first, second = moment(NOW_MS - 1_000), moment(NOW_MS + 1_000)
+    await either_shop.sell(max_per_buyer=3, sale_starts_at=first)
+    await either_shop.add(3)
+    await close(either_shop)
+    await refused(either_shop, BuyerLimit, either_shop.add())
+    await either_shop.sell(max_per_buyer=3, sale_starts_at=second)
+    either_shop.clock.ms += 1_000
+    assert units(await either_shop.add(3)) == {LAMP: 3}
 
 
 async def test_only_limited_products_are_counted_for_a_buyer(either_shop: Shop) -> None:

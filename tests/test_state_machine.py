@@ -30,7 +30,17 @@ from cartsvc import keys, scripts, upkeep
 from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.embedded import Valkey
 from cartsvc.errors import CartError
-from cartsvc.model import Cart, LineRequest, Owner, PriceChange, item_id, line_name, sku, split_sku
+from cartsvc.model import (
+    Cart,
+    ClosedStatus,
+    LineRequest,
+    Owner,
+    PriceChange,
+    item_id,
+    line_name,
+    sku,
+    split_sku,
+)
 from cartsvc.scripts import Runner
 from cartsvc.store import cart_of
 from tests.model_shop import ModelShop
@@ -213,10 +223,10 @@ class Carts(RuleBasedStateMachine):
 
     @rule(shopper=shoppers, status=st.sampled_from(["ABANDONED", "REMOVED"]), pick=picks)
     @if_carts
-    def give_up(self, shopper: int, status: str, pick: int) -> None:
+    def give_up(self, shopper: int, status: ClosedStatus, pick: int) -> None:
         self.close(self.owner(shopper), status, pick - 6)
 
-    def close(self, owner: Owner, status: str, pick: int) -> None:
+    def close(self, owner: Owner, status: ClosedStatus, pick: int) -> None:
         cart_id = None if pick < 0 else self.cart_id(pick)
         self.same(
             self.store.close(self.bucket, owner, status, cart_id=cart_id),
@@ -364,8 +374,8 @@ class Carts(RuleBasedStateMachine):
         assert Counter(books.counts("held")) == Counter(model.held)
         assert Counter(books.counts("sold")) == Counter(model.sold)
         assert books.counts("buyers") == {
-            f"{product_id} {owner.kind}:{owner.id}": units
-            for (product_id, owner), units in model.bought.items()
+            f"{product_id} {start} {owner.kind}:{owner.id}": units
+            for (product_id, start, owner), units in model.bought.items()
         }
         assert books.hash("repricing").keys() == {name.encode() for name in model.repricing}
         assert Counter(books.price_changes()) == Counter(model.price_changes)

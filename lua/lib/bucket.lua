@@ -8,7 +8,7 @@
 -- KEYS[6]   holds         zset    cart key -> its earliest deadline, ms
 -- KEYS[7]   holds_by_sku  zset    '<counter> <deadline> <sku> <cart key>', by name
 -- KEYS[8]   holders       zset    '<sku> <cart key>', by name
--- KEYS[9]   buyers        hash    '<product> <owner>' -> units ordered, where that is limited
+-- KEYS[9]   buyers        hash    '<product> <sale's start> <owner>' -> units ordered, where limited
 -- KEYS[10]  carts         hash    cart id -> cart key
 -- KEYS[11]  dirty         zset    cart key -> oldest unflushed change, ms
 -- KEYS[12]  prices        stream  price changes of cart lines

@@ -73,6 +73,11 @@ local function drawn(cart, line)
   return drawn_of[counter]
 end
 
+-- Where `buyers` counts what the cart's owner ordered: a sale that starts anew counts anew.
+local function ordered_field(cart, record)
+  return record.product_id .. ' ' .. (record.starts or 0) .. ' ' .. owner_of(cart)
+end
+
 -- How many more units of the line the cart may have, and the reply to whom that is too few.
 local function room(cart, line)
   local record = line.record
@@ -100,7 +105,7 @@ local function room(cart, line)
     end
   end
   if record.max_per_buyer then
-    local ordered = redis.call('HGET', buyers, product_id .. ' ' .. owner_of(cart))
+    local ordered = redis.call('HGET', buyers, ordered_field(cart, record))
     local units = in_cart(cart, line) + tonumber(ordered or 0)
     if record.max_per_buyer - units < most then
       most = record.max_per_buyer - units
