@@ -62,9 +62,9 @@ class Importer:
             async with self.ledger.catalogue_change(self.bucket.tenant) as change:
                 chosen = [product for _, product in last.values()]
                 counters = await change.put_products(self.currency, chosen)
-                done.counters += await self.shelf.put(self.bucket, chosen, counters)
                 if set_stock:
                     done.counters += await self._set_stock(change, last.values(), refuse)
+                done.counters += await self.shelf.put(self.bucket, chosen, counters)
             done.products += len(last)
             on_batch(len(last))
         return done

@@ -11,6 +11,7 @@ import uvicorn
 from cartsvc import notify, scripts
 from cartsvc.app import create_app, store_of
 from cartsvc.backlog import Backlog
+from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings, variable
@@ -90,6 +91,7 @@ async def work(settings: Settings) -> bool:
         ledger,
         batch=settings.flush_batch,
         interval_s=settings.flush_interval_s,
+        buckets=[Bucket(settings.tenant)],
     )
     try:
         drained = await worker.run_forever(stop, on_ready=notify.ready)

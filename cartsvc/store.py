@@ -4,13 +4,14 @@ When a hold that has run out stands in the way, the script says so and changes n
 released and the script is run again.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from cartsvc.errors import CartChanged, HoldsDue, NoCart, NoLine
+from cartsvc.errors import CartChanged, HoldsDue, NoCart, NoLine, OutcomeUnknown
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
@@ -29,10 +30,10 @@ from cartsvc.model import (
 from cartsvc.scripts import Argument, Runner, notices
 
 RELEASE_LINES = 50
-"""Held lines that one script may release: what bounds the time for which it blocks Redis."""
+"""Held lines that one script may release: with the next, what bounds how long it blocks Redis."""
 
-_FRUITLESS = 2
-"""Times in a row that a request may release nothing before it gives up."""
+RELEASE_FIELDS = 10_000
+"""Fields of carts that it may look at."""
 
 
 def now_ms() -> int:
@@ -167,8 +168,11 @@ class Store:
     async def restore(self, bucket: Bucket, cart: Cart) -> Cart:
         """Put a cart back that PostgreSQL has and Redis has not; the one in Redis stays.
 
+        Whoever read it from PostgreSQL has to know that it was not closed since: one that was, and
+        has been flushed, is not known to Redis any more.
+
         Raises:
-            NoCart: it was closed meanwhile.
+            NoCart: it was closed, and waits to be flushed.
         """
         arguments: list[Argument] = [cart.id, cart.version, cart.created_ms, cart.updated_ms]
         arguments.append(cart.last_line)
@@ -183,7 +187,8 @@ class Store:
 
         Returns how many were taken.
         """
-        released: int = await self._once("hold_release", bucket, carts, [RELEASE_LINES])
+        bounds = [RELEASE_LINES, RELEASE_FIELDS]
+        released: int = await self._once("hold_release", bucket, carts, bounds)
         return released
 
     async def reprice(
@@ -213,17 +218,29 @@ class Store:
         return await self._releasing(bucket, attempt)
 
     async def _releasing(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """Attempt; while holds that have run out are in the way, release them and try again."""
-        fruitless = 0
-        while True:
-            try:
-                return await attempt()
-            except HoldsDue as due:
-                # Somebody else may have released them, but hardly again and again.
-                if fruitless > _FRUITLESS:
-                    raise
-                released = await self.release(bucket, due.carts)
-                fruitless = 0 if released else fruitless + 1
+        """Attempt; while holds that have run out are in the way, release them and try again.
+
+        Raises:
+            HoldsDue: the same ones stay in the way though they are not to be released.
+            OutcomeUnknown: it took longer than one script may.
+        """
+        try:
+            return await attempt()
+        except HoldsDue as due:
+            in_the_way = due.carts
+        try:
+            async with asyncio.timeout(self.runner.timeout_s):
+                while True:
+                    released = await self.release(bucket, in_the_way)
+                    try:
+                        return await attempt()
+                    except HoldsDue as due:
+                        # Others release the same ones in a rush; then the next are in the way.
+                        if not released and due.carts == in_the_way:
+                            raise
+                        in_the_way = due.carts
+        except TimeoutError:
+            raise OutcomeUnknown("holds that have run out are still being released") from None
 
     async def _once(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -34,22 +34,32 @@ class Pass:
 
 
 class Worker:
-    """Looks after every bucket there is. Any number of workers may run."""
+    """Looks after every bucket there is. Any number of workers may run.
+
+    `buckets` are those that are known before PostgreSQL tells of all.
+    """
 
     def __init__(
-        self, store: Store, backlog: Backlog, ledger: Ledger, *, batch: int, interval_s: float
+        self,
+        store: Store,
+        backlog: Backlog,
+        ledger: Ledger,
+        *,
+        batch: int,
+        interval_s: float,
+        buckets: Iterable[Bucket] = (),
     ) -> None:
         self.store = store
         self.backlog = backlog
         self.ledger = ledger
         self.batch = batch
         self.interval_s = interval_s
-        self._buckets: list[Bucket] = []
+        self.buckets = list(buckets)
 
     async def run_once(self) -> Pass:
         """Write what is in the backlog when the pass begins."""
-        self._buckets = await self.ledger.buckets()
-        done = [await self._bucket(bucket) for bucket in self._buckets]
+        self.buckets = await self.ledger.buckets()
+        done = [await self._bucket(bucket) for bucket in self.buckets]
         return Pass(sum(p.carts for p in done), sum(p.price_changes for p in done))
 
     async def _bucket(self, bucket: Bucket) -> Pass:
@@ -75,8 +85,8 @@ class Worker:
         loops = [
             asyncio.create_task(self._passes(stop, on_ready)),
             # Apart from the flush: neither waits for the other's server, or its backlog.
-            asyncio.create_task(self._repeat(upkeep.release, RELEASE_INTERVAL_S)),
-            asyncio.create_task(self._repeat(upkeep.reprice, self.interval_s / 2)),
+            asyncio.create_task(self._repeat(upkeep.release, RELEASE_INTERVAL_S, stop)),
+            asyncio.create_task(self._repeat(upkeep.reprice, self.interval_s / 2, stop)),
         ]
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -92,21 +102,26 @@ class Worker:
         return await self._drain()
 
     async def _repeat(
-        self, work: Callable[[Store, Bucket], Awaitable[int]], interval_s: float
+        self,
+        work: Callable[[Store, Bucket], Awaitable[int]],
+        interval_s: float,
+        stop: asyncio.Event,
     ) -> None:
-        """Do `work` for the buckets that the flush has found, a batch each in turn.
+        """Do `work` for the buckets, a batch each in turn; pause when there was nothing to do.
 
-        A pause follows when there was nothing to do for any of them.
+        A bucket for which it fails keeps no other from its turn; the first failure is logged.
         """
-        while True:
+        failing: set[str] = set()
+        while not stop.is_set():  # A cancellation can be swallowed by a client that was waiting.
             done = 0
-            try:
-                for bucket in self._buckets:
+            for bucket in self.buckets:
+                try:
                     done += await work(self.store, bucket)
-            except _AWAY as error:
-                # Told by the flush, which Redis is away from as well.
-                log.debug("%s waits: %s", work.__name__, error)
-                done = 0
+                    failing.discard(repr(bucket))
+                except _AWAY as error:
+                    if repr(bucket) not in failing:
+                        log.warning("%s of %s waits: %s", work.__name__, bucket, error)
+                    failing.add(repr(bucket))
             if not done:
                 await asyncio.sleep(interval_s)
 

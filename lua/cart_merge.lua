@@ -1,6 +1,6 @@
 #!lua
 -- cart_merge: move a guest's cart into the owner's: each line as far as stock, limits and caps
--- allow. Holds move with their deadlines; of two on one line the earlier counts.
+-- allow. Holds move with their deadlines, or join the one of the owner's line.
 --
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13]  cart    hash  the owner's active cart
@@ -16,7 +16,8 @@ local lines, report, new_lines = {}, {}, 0
 
 -- Why none of the guest's line can move, or nil.
 local function blocked(line, theirs)
-  local reply = not line.record and unknown(line.sku)
+  local is_free_to_move = theirs.counter and theirs.number and not line.facts
+  local reply = not (line.record or is_free_to_move) and unknown(line.sku)
     or not line.facts and no_place(cart, new_lines + 1)
     or not (theirs.saved > 0 or theirs.counter) and not_sold(line.record)
   if reply then
@@ -26,6 +27,40 @@ local function blocked(line, theirs)
   return theirs.saved > 0 and line.units > 0 and 'ALREADY_IN_CART' or nil
 end
 
+-- Plan what the owner's line will be: units that move, the reason why not all, or nil and a reply.
+local function plan_units(line, theirs)
+  local record = line.record
+  if theirs.counter and not line.facts then
+    -- Held and new to the owner: it moves as it is, whatever stock and policy are today.
+    local most, limit = theirs.units, nil
+    if record then
+      most, limit = tighter(cart, line, most)
+    end
+    local moved = math.max(0, most)
+    if record and record.limited then
+      units_of[record.product_id] = in_cart(cart, line) + moved
+    end
+    free_of[theirs.counter] = free(theirs.counter) - moved
+    line.next_units, line.next_counter, line.next_deadline = moved, theirs.counter, theirs.deadline
+    return moved, limit and limit[1]
+  end
+  local most, limit = room(cart, line)
+  most = most - line.saved
+  local reply = limit[1] == 'NO_COUNTER' and limit
+    or limit[1] == 'OUT_OF_STOCK' and theirs.units > most and holds_due(record.counter)
+  if reply then
+    return nil, reply
+  end
+  local moved = math.max(0, math.min(theirs.units, most))
+  if moved > 0 then
+    plan(cart, line, line.units + line.saved + moved)
+    if line.next_counter and theirs.counter and not line.counter then
+      line.next_deadline = theirs.deadline
+    end
+  end
+  return moved, limit[1]
+end
+
 local function plan_line(theirs)
   local line = open_line(cart, theirs.sku)
   line.record = record_of(theirs.sku)
@@ -33,30 +68,24 @@ local function plan_line(theirs)
     free_of[theirs.counter] = (free(theirs.counter) or 0) + theirs.units
   end
   local asked = theirs.units + theirs.saved
-  local reason = blocked(line, theirs)
-  local moved = reason and 0 or math.min(asked, MAX_UNITS - line.saved)
-  if not reason and theirs.units > 0 then
-    local most, limit = room(cart, line)
-    local due = limit[1] == 'OUT_OF_STOCK' and moved > most - line.saved
-      and holds_due(line.record.counter)
-    if due then
-      return due
-    end
-    moved, reason = math.max(0, math.min(asked, most - line.saved)), limit[1]
+  local moved, reason = 0, blocked(line, theirs)
+  if not reason and theirs.saved > 0 then
+    moved, reason = math.min(asked, MAX_UNITS - line.saved), 'OUT_OF_STOCK'
+  elseif not reason then
+    moved, reason = plan_units(line, theirs)
   end
-  if moved < asked then
-    report[#report + 1] = { line.sku, asked, moved, reason or 'OUT_OF_STOCK' }
+  if not moved then
+    return reason
+  elseif moved < asked then
+    report[#report + 1] = { line.sku, asked, moved, reason }
   end
-  if moved == 0 then
-    return
-  end
-  new_lines = new_lines + (line.facts and 0 or 1)
-  lines[#lines + 1] = line
-  line.moved = moved
-  if theirs.units > 0 then
-    plan(cart, line, line.units + line.saved + moved)
-    if line.next_counter and theirs.counter then
-      line.next_deadline = math.min(theirs.deadline, line.deadline or theirs.deadline)
+  if moved > 0 then
+    line.moved = moved
+    lines[#lines + 1] = line
+    if not line.facts then
+      -- A price that is on its way to the guest's line reaches it here, as a change.
+      line.price, line.about = theirs.price, about_of(theirs)
+      new_lines = new_lines + 1
     end
   end
 end
@@ -86,7 +115,8 @@ for _, line in ipairs(lines) do
     carry_out(cart, line)
   else
     if not line.facts then
-      make_line(cart, line, line.record.price, line.record.about)
+      make_line(cart, line, line.price or line.record.price, line.about or line.record.about)
+      take_price(cart, line, line.record.price)
     end
     redis.call('HINCRBY', cart.key, 's:' .. line.sku, line.moved)
   end

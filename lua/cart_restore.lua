@@ -1,6 +1,7 @@
 #!lua
 -- cart_restore: put a cart back as it was flushed, unless its owner has one. Its holds are taken
--- again, until their old deadlines; a line whose units have gone meanwhile is left out.
+-- again, until their old deadlines; a line whose units have gone meanwhile is left out, and the others
+-- have the price of today.
 --
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13]   cart       hash  the owner's active cart
@@ -18,37 +19,50 @@
 local cart = open_cart(KEYS[13])
 local cart_id, version, created = ARGV[5], ARGV[6], ARGV[7]
 local updated, last_line = ARGV[8], ARGV[9]
-local lines = {}
+local lines, is_as_flushed = {}, true
 
 -- Plan to hold a line's units again, or that it is left out; or the reply why neither is known.
-local function plan_hold(line, units, deadline)
-  local record = record_of(line.sku)
-  local units_free = record and free(record.counter) or 0
+local function plan_hold(line, deadline)
+  local units_free = line.record and free(line.record.counter) or 0
   if deadline <= now then
     line.is_gone = true
-  elseif units_free >= units then
-    free_of[record.counter] = units_free - units
-    line.next_counter, line.next_deadline = record.counter, deadline
+  elseif units_free >= line.next_units then
+    free_of[line.record.counter] = units_free - line.next_units
+    line.next_counter, line.next_deadline = line.record.counter, deadline
   else
     line.is_gone = true
-    return record and holds_due(record.counter)
+    return line.record and holds_due(line.record.counter)
   end
 end
 
-if redis.call('EXISTS', seq) == 0 then
-  return { 'NOT_WARM' }
-elseif not cart.id and redis.call('HGET', carts, cart_id) then
-  return { 'NO_CART' }
-end
-for i = 10, cart.id and 0 or #ARGV, 5 do
-  local line = { sku = ARGV[i], units = 0, kind = ARGV[i + 2], facts = ARGV[i + 4] }
-  line.next_units = tonumber(ARGV[i + 1])
-  local deadline = tonumber(ARGV[i + 3])
-  local reply = deadline and plan_hold(line, line.next_units, deadline)
-  if reply then
-    return reply
+local function plan_lines()
+  for i = 10, #ARGV, 5 do
+    local line = { sku = ARGV[i], units = 0, next_units = tonumber(ARGV[i + 1]) }
+    line.kind, line.facts = ARGV[i + 2], ARGV[i + 4]
+    read_facts(line)
+    line.record = record_of(line.sku)
+    local deadline = tonumber(ARGV[i + 3])
+    local reply = deadline and plan_hold(line, deadline)
+    if reply then
+      return reply
+    end
+    lines[#lines + 1] = line
+    if line.is_gone or line.record and line.record.price ~= line.price then
+      is_as_flushed = false
+    end
   end
-  lines[#lines + 1] = line
+end
+
+local reply
+if redis.call('EXISTS', seq) == 0 then
+  reply = { 'NOT_WARM' }
+elseif not cart.id and redis.call('HGET', carts, cart_id) then
+  reply = { 'NO_CART' }
+elseif not cart.id then
+  reply = plan_lines()
+end
+if reply then
+  return reply
 end
 
 -- Nothing below may fail: Redis does not undo writes.
@@ -56,24 +70,29 @@ end
 if cart.id then
   return { 'OK', redis.call('HGETALL', cart.key) }
 end
+if tonumber(redis.call('GET', seq)) < tonumber(cart_id) then
+  redis.call('SET', seq, cart_id)
+end
 redis.call('HSET', carts, cart_id, cart.key)
 redis.call('HSET', cart.key, 'id', cart_id, 'status', 'ACTIVE', 'created', created)
-cart.id, cart.version, cart.last_line = cart_id, tonumber(version), last_line
+cart.id, cart.last_line = cart_id, last_line
+cart.version = tonumber(version) + (is_as_flushed and 0 or 1)
 for _, line in ipairs(lines) do
   if line.is_gone then
-    cart.version = tonumber(version) + 1
     add_notice(cart, line.sku, line.next_units, 'hold_expired')
   else
     cart.lines = cart.lines + 1
     redis.call('HSET', cart.key, 'l:' .. line.sku, line.facts,
       line.kind .. ':' .. line.sku, line.next_units)
     redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
+    if line.record then
+      take_price(cart, line, line.record.price)
+    end
     hold(cart, line, line.next_units, line.next_counter, line.next_deadline)
   end
 end
 keep(cart)
-if not cart.has_news then
-  -- As it was flushed: there is nothing to flush.
+if is_as_flushed then
   redis.call('HSET', cart.key, 'updated', updated)
   redis.call('ZREM', dirty, cart.key)
 end

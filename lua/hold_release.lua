@@ -3,12 +3,14 @@
 -- the owners will be told.
 --
 -- uses bucket, cart, line
--- KEYS[13+]  cart   hash  carts that may have such lines
--- ARGV[5]    limit  lines; what is beyond it stays for the next call
+-- KEYS[13+]  cart    hash  carts that may have such lines
+-- ARGV[5]    limit   lines that are taken
+-- ARGV[6]    budget  fields that are looked at, with what the last cart has above it; these two
+--                    bound the time. What is beyond them stays for the next call
 -- Returns    {'OK', how many lines were taken}
 --          | {'NOT_WARM'}
 
-local limit = tonumber(ARGV[5])
+local limit, budget = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 if redis.call('EXISTS', seq) == 0 then
   return { 'NOT_WARM' }
@@ -17,21 +19,36 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 local released = 0
+
+local function release(cart)
+  local fields = redis.call('HGETALL', cart.key)
+  budget = budget - #fields
+  local lines = {}
+  for i = 1, #fields, 2 do
+    local sku = string.match(fields[i], '^h:(.*)$')
+    -- Looked at again: a hold may have ended or moved since somebody found it due.
+    if sku and tonumber(string.match(fields[i + 1], '^%d+') or 0) <= now
+      and released + #lines < limit then
+      lines[#lines + 1] = open_line(cart, sku)
+    end
+  end
+  table.sort(lines, by_number)
+  for _, line in ipairs(lines) do
+    remove_line(cart, line)
+    add_notice(cart, line.sku, line.units, 'hold_expired')
+  end
+  released = released + #lines
+  cart.lost_hold = true
+end
+
 for i = 13, #KEYS do
   local cart = open_cart(KEYS[i])
-  -- Looked at again: a hold may have ended or moved since somebody found it due.
-  local is_due = cart.due <= now and released < limit
-  for _, line in ipairs(is_due and all_lines(cart) or {}) do
-    if line.deadline and line.deadline <= now and released < limit then
-      remove_line(cart, line)
-      add_notice(cart, line.sku, line.units, 'hold_expired')
-      released = released + 1
-    end
+  if cart.due <= now and released < limit and budget > 0 then
+    release(cart)
   end
   if cart.has_news then
     keep(cart)
-  elseif is_due or cart.due == math.huge then
-    cart.lost_hold = true
+  elseif cart.lost_hold or cart.due == math.huge then
     keep_deadline(cart)
   end
 end

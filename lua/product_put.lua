@@ -48,7 +48,7 @@ for i = 3, first_counter - 1, 2 do
   gone[sku] = nil
   local first_holder =
     redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1)
-  if old_price and old_price ~= string.match(record, '^{"price":(%d+)') and first_holder[1] then
+  if old_price ~= string.match(record, '^{"price":(%d+)') and first_holder[1] then
     redis.call('HSET', repricing, sku, '')
   end
 end

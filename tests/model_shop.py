@@ -361,8 +361,12 @@ class ModelShop:
             if deadline is not None:
                 free[counter] -= line.quantity
                 self._hold(item, counter, deadline)
-        if basket.notices:
+        known = [item for item in basket.items.values() if self._is_known(item.sku)]
+        if basket.notices or any(item.price != self._price(item.sku) for item in known):
             self._changed(basket)
+        for item in known:
+            self._take_price(basket, item)
+        self.last_id = max(self.last_id, cart.id)
         self.carts[cart.owner] = basket
         return basket.cart()
 
@@ -372,7 +376,7 @@ class ModelShop:
         self.products[product.id] = product
         for sku in product.skus():
             has_carts = any(sku in basket.items for basket in self.carts.values())
-            if has_carts and sku in prices and prices[sku] != self._price(sku):
+            if has_carts and prices.get(sku) != self._price(sku):
                 self.repricing.add(sku)
         new = counters.keys() - self.free.keys()
         for counter in new:
@@ -537,6 +541,18 @@ class ModelShop:
                     and self._counter(other.sku) == counter
                 )
             rooms.append(Room(free - others, OutOfStock(sku, free, others + mine)))
+        return min(
+            rooms + self._rule_rooms(basket, sku),
+            key=lambda room: room.most,
+            default=Room(MAX_QUANTITY, OutOfStock(sku, MAX_QUANTITY, mine)),
+        )
+
+    def _rule_rooms(self, basket: Basket, sku: str) -> list[Room]:
+        product = self._product(sku)
+        rules = product.rules
+        item = basket.items.get(sku)
+        mine = item.ordered if item else 0
+        rooms = []
         in_cart = basket.units_of(product.id)
         if rules.max_per_order is not None:
             most = rules.max_per_order
@@ -545,11 +561,7 @@ class ModelShop:
             most = rules.max_per_buyer
             has = in_cart + self.bought.get((product.id, rules.starts_ms or 0, basket.owner), 0)
             rooms.append(Room(most - has + mine, BuyerLimit(product.id, most, has)))
-        return min(
-            rooms,
-            key=lambda room: room.most,
-            default=Room(MAX_QUANTITY, OutOfStock(sku, MAX_QUANTITY, mine)),
-        )
+        return rooms
 
     def _refusal(self, room: Room, sku: str) -> Exception:
         """What more than the room is answered with: with holds that are due, not yet a refusal."""
@@ -566,24 +578,40 @@ class ModelShop:
 
     def _move_over(self, theirs: Item, basket: Basket) -> tuple[int, str]:
         """Move a guest's line as far as it fits: (units moved, why not all)."""
-        deadline = theirs.deadline
+        deadline, counter = theirs.deadline, theirs.counter
         self._give_back(theirs)
         mine = basket.items.get(theirs.sku)
         try:
-            product = self._product(theirs.sku)
+            if not deadline or mine:
+                self._product(theirs.sku)
             if mine is None and len(basket.items) >= self.max_lines:
                 raise CartFull(self.max_lines)
             if not (theirs.saved or deadline):
-                self._expect_sale(product)
+                self._expect_sale(self._product(theirs.sku))
         except CartError as refusal:
             return 0, CODES[type(refusal)]
         if theirs.saved:
             if mine and not mine.saved:
                 return 0, "ALREADY_IN_CART"
-            mine = mine or self._new_item(basket, theirs.sku)
+            mine = mine or self._moved_item(basket, theirs)
             mine.saved = True
             mine.quantity += theirs.quantity
             return theirs.quantity, ""
+        if deadline and counter and mine is None:
+            # As it is, whatever its stock and its policy are by now.
+            rooms = self._rule_rooms(basket, theirs.sku) if self._is_known(theirs.sku) else []
+            tightest = min(rooms, key=lambda room: room.most, default=None)
+            moved = max(0, min(theirs.quantity, tightest.most if tightest else MAX_QUANTITY))
+            if moved:
+                mine = self._moved_item(basket, theirs)
+                mine.quantity = moved
+                self._hold(mine, counter, deadline)
+            return moved, CODES[type(tightest.refusal)] if tightest else ""
+        return self._join(theirs, basket, deadline)
+
+    def _join(self, theirs: Item, basket: Basket, deadline: int | None) -> tuple[int, str]:
+        """Add a guest's units to the owner's, as an add would."""
+        mine = basket.items.get(theirs.sku)
         has = mine.quantity if mine else 0
         room = self._room(basket, theirs.sku)
         moved = max(0, min(theirs.quantity, room.most - has))
@@ -594,10 +622,29 @@ class ModelShop:
             if not moved:
                 return 0, CODES[type(why)]
         own_deadline = mine.deadline if mine else None
+        if mine is None:
+            self._moved_item(basket, theirs)
         mine = self._grant(basket, theirs.sku, has + moved)
         if deadline and mine.deadline:
-            mine.deadline = min(deadline, own_deadline or deadline)
+            mine.deadline = own_deadline or deadline
         return moved, CODES[type(room.refusal)]
+
+    def _moved_item(self, basket: Basket, theirs: Item) -> Item:
+        """A line for a guest's, of no units; a price that is on its way arrives with it."""
+        basket.last_line += 1
+        item = Item(
+            basket.last_line,
+            theirs.sku,
+            0,
+            theirs.price,
+            theirs.name,
+            theirs.variant_name,
+            self.now,
+        )
+        basket.items[theirs.sku] = item
+        if self._is_known(theirs.sku):
+            self._take_price(basket, item)
+        return item
 
     def _decide_sale(self, basket: Basket) -> None:
         short = []
@@ -674,8 +721,8 @@ class ModelShop:
         return self.products[product_id]
 
     def _counter(self, sku: str) -> str:
-        """Whose stock it draws on; a variant that left the catalogue, on its product's."""
-        return sku if sku in self.free and self._is_known(sku) else split_sku(sku)[0]
+        """Whose stock it draws on, also when it has left the catalogue."""
+        return sku if sku in self.free else split_sku(sku)[0]
 
     def _price(self, sku: str) -> int:
         product_id, variant_id = split_sku(sku)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import httpx
+import pytest
 
 from cartsvc.model import LineRequest, Owner, StockLevel
 from tests.rush import rush
@@ -77,14 +78,22 @@ async def test_held_units_go_to_as_many_as_there_are(api_url: str, shop: Shop) -
     assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 100, 0)
 
 
-async def test_many_at_once_for_units_whose_holds_ran_out(api_url: str, shop: Shop) -> None:
+@pytest.mark.parametrize(("expired", "served"), [(30, 30), (700, 300)])
+async def test_many_at_once_for_units_whose_holds_ran_out(
+    api_url: str, shop: Shop, expired: int, served: int
+) -> None:
     """No sweep runs here: whoever finds too little releases what has run out, and gets it."""
-    await shop.sell(stock=30, stock_policy="hold")
-    for number in range(30):
+    await shop.sell(stock=expired, stock_policy="hold")
+    for number in range(expired):
         # By the test's clock, which stands long before the service's.
         await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"gone-{number}"))
     answers = await rush(
-        api_url, "/api/cart", [add(session_id=f"new-{number}") for number in range(200)]
+        api_url, "/api/cart", [add(session_id=f"new-{number}") for number in range(300)]
     )
-    assert Counter(answer.status for answer in answers) == {200: 30, 400: 170}
-    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 30, 0)
+    assert Counter(answer.status for answer in answers) == Counter({200: served, 400: 300 - served})
+    level = await shop.shelf.stock(shop.bucket, LAMP)
+    assert level
+    assert (level.free + level.held, level.sold) == (expired, 0)
+    # Those that ran out and nobody needed are still held, and no others.
+    gone = await shop.redis.zcount(shop.bucket.holds, 0, shop.clock.ms + 600_000)
+    assert level.held == served + gone

@@ -137,6 +137,12 @@ async def test_a_product_of_several_skus_stays_one(importer: Importer) -> None:
     assert b'"several":1' in catalogue[b"tee"]
 
 
+async def test_counters_are_counted_once(importer: Importer) -> None:
+    done = await importer.run(file(row(LAMP), unstocked(MUG)), set_stock=True)
+    assert done == Imported(products=2, counters=2)
+    assert await levels(importer) == {LAMP: (100, 100), MUG: (0, 0)}
+
+
 async def test_rules_of_a_sale_are_recorded(importer: Importer) -> None:
     window = {"sale_starts_at": "2026-11-27T09:00:00+01:00", "sale_ends_at": "2026-11-27T08:30:00Z"}
     limits: dict[str, Any] = {"max_per_buyer": 2, "max_per_order": 5, "min_per_order": 1}

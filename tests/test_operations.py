@@ -18,6 +18,7 @@ from cartsvc.errors import (
     EmptyCart,
     InactiveProduct,
     NoCart,
+    NoCounter,
     NoLine,
     NotWarm,
     OutcomeUnknown,
@@ -796,14 +797,68 @@ async def test_merge_moves_a_hold_with_its_deadline(either_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("first", [GUEST, USER])
-async def test_the_earlier_of_two_deadlines_counts(either_shop: Shop, first: Owner) -> None:
+async def test_a_hold_of_the_owners_line_keeps_its_deadline(
+    either_shop: Shop, first: Owner
+) -> None:
     await either_shop.sell(stock_policy="hold")
     await add(either_shop, first)
     either_shop.clock.ms += 1_000
     await add(either_shop, GUEST if first == USER else USER)
+    theirs = NOW_MS + HOLD_MS + (0 if first == USER else 1_000)
+    merged = await merge(either_shop)
+    assert merged.cart.lines[0].held_until_ms == theirs
+    assert await books(either_shop) == (98, 2, 0)
+
+
+async def test_a_hold_gives_its_deadline_to_a_line_that_has_none(either_shop: Shop) -> None:
+    await either_shop.sell()
+    await add(either_shop, USER, 2)
+    await either_shop.sell(stock_policy="hold")
+    await add(either_shop, GUEST)
+    either_shop.clock.ms += 1_000
     merged = await merge(either_shop)
     assert merged.cart.lines[0].held_until_ms == NOW_MS + HOLD_MS
-    assert await books(either_shop) == (98, 2, 0)
+    assert await books(either_shop) == (97, 3, 0)
+
+
+@pytest.mark.parametrize("own", [2, 0, None])
+async def test_what_is_held_moves_though_the_catalogue_changed(
+    either_shop: Shop, own: int | None
+) -> None:
+    """The variant has a counter of its own by now, with less, or has left."""
+    await either_shop.sell("tee", stock=5, variants=[("s", None)], stock_policy="hold")
+    await add(either_shop, GUEST, 3, "tee", "s")
+    variants = [] if own is None else [("s", own)]
+    await either_shop.sell("tee", stock=5, variants=variants, stock_policy="hold")
+    merged = await merge(either_shop)
+    assert (units(merged.cart), merged.unmerged) == ({"tee/s": 3}, [])
+    assert merged.cart.lines[0].name == "Aurora Desk Lamp"
+    assert await books(either_shop, "tee") == (2, 3, 0)
+    await close(either_shop, owner=USER)
+    assert await books(either_shop, "tee") == (2, 0, 3)
+
+
+async def test_merge_guesses_no_counter(either_shop: Shop) -> None:
+    await either_shop.sell()
+    await add(either_shop, GUEST, 2)
+    await either_shop.redis.hdel("stock:{default:0}", LAMP)
+    await refused(either_shop, NoCounter, merge(either_shop))
+
+
+async def test_a_price_on_its_way_to_the_guest_arrives_as_a_change(either_shop: Shop) -> None:
+    await either_shop.sell(price="10.00")
+    await either_shop.sell(MUG, price="10.00")
+    await add(either_shop, GUEST)
+    await add(either_shop, GUEST, 1, MUG)
+    await save(either_shop, MUG, GUEST)
+    await either_shop.sell(price="20.00")
+    await either_shop.sell(MUG, price="20.00")
+    cart = (await merge(either_shop)).cart
+    assert {line.price_minor for line in cart.lines} == {2000}
+    events = [event for _, event in await either_shop.redis.xrange("prices:{default:0}")]
+    assert [(e[b"cart"], e[b"line"], e[b"old"], e[b"new"]) for e in events] == [
+        (str(cart.id).encode(), str(number).encode(), b"1000", b"2000") for number in (1, 2)
+    ]
 
 
 async def test_merge_keeps_saved_lines_saved(either_shop: Shop) -> None:
@@ -1102,12 +1157,33 @@ async def test_restore_puts_a_cart_back(either_shop: Shop) -> None:
     cart = await save(either_shop, MUG)
     await lose(either_shop)
     await either_shop.sell(LAMP, stock=10, stock_policy="hold")
-    await either_shop.sell(MUG, variants=[("blue", None)])
+    await either_shop.sell(MUG, price="1.50", variants=[("blue", None)])
     either_shop.clock.ms += 1_000
     assert await either_shop.store.restore(either_shop.bucket, cart) == cart
     assert await read(either_shop) == cart
     assert await books(either_shop) == (7, 3, 0)
     assert await either_shop.redis.exists("dirty:{default:0}") == 0
+
+
+async def test_a_restored_line_has_the_price_of_today(either_shop: Shop) -> None:
+    await either_shop.sell(price="10.00")
+    cart = await either_shop.add(2)
+    await lose(either_shop)
+    await either_shop.sell(price="20.00")
+    restored = await either_shop.store.restore(either_shop.bucket, cart)
+    assert (restored.version, restored.lines[0].price_minor) == (cart.version + 1, 2000)
+    assert await either_shop.redis.xlen("prices:{default:0}") == 1
+    assert await either_shop.redis.zcard("dirty:{default:0}") == 1
+
+
+async def test_ids_of_new_carts_are_above_those_of_restored_ones(either_shop: Shop) -> None:
+    await either_shop.sell()
+    for owner in (USER, GUEST, ANN):
+        cart = await add(either_shop, owner)
+    await lose(either_shop)
+    await either_shop.sell()
+    await either_shop.store.restore(either_shop.bucket, cart)
+    assert (await add(either_shop, BOB)).id == cart.id + 256
 
 
 async def test_restore_takes_a_hold_again_until_its_old_deadline(either_shop: Shop) -> None:

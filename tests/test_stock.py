@@ -21,16 +21,17 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT gra
 async def test_an_import_and_a_stock_change_do_not_cross(
     open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The import has written PostgreSQL and not yet Redis when the operator sets the counter."""
+    """The import has set the counter and not yet recorded it when the operator sets it too."""
     arrived, go_on = asyncio.Event(), asyncio.Event()
-    put = Shelf.put
+    set_stocks = Shelf.set_stocks
 
-    async def held_up(*arguments: Any, **named: Any) -> int:
+    async def held_up(*arguments: Any) -> Any:
+        levels = await set_stocks(*arguments)
         arrived.set()
         await go_on.wait()
-        return await put(*arguments, **named)
+        return levels
 
-    monkeypatch.setattr(Shelf, "put", held_up)
+    monkeypatch.setattr(Shelf, "set_stocks", held_up)
     importer = Importer(ledger, open_shop.shelf, open_shop.bucket, "USD")
     stock = Stock(ledger, open_shop.shelf, open_shop.bucket)
     file = io.BytesIO(f'{{"id": "{LAMP}", "name": "Lamp", "price": 1, "stock": 20}}'.encode())

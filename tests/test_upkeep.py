@@ -16,7 +16,7 @@ from cartsvc.model import LineRequest, Owner, StockLevel
 from cartsvc.store import Store
 from cartsvc.worker import Worker
 from tests.shop import ANN, LAMP, MUG, Shop
-from tests.wait import wait_until
+from tests.wait import LONGEST_S, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -248,6 +248,14 @@ class TestReprice:
         assert sum((await events(shop)).values()) == 12
         assert await shop.redis.exists(shop.bucket.repricing) == 0
 
+    async def test_a_variant_that_comes_back_brings_its_price(self, shop: Shop) -> None:
+        await shop.sell("tee", price="5.00", variants=[("s", None)])
+        owners = await fill(shop, LineRequest("tee", 1, "s"), carts=2)
+        await shop.sell("tee", price="5.00")
+        await shop.sell("tee", price="4.00", variants=[("s", None)])
+        await finish(upkeep.reprice, shop)
+        assert await prices(shop, owners, "tee/s") == {400}
+
     async def test_a_variant_that_left_keeps_its_price(self, shop: Shop) -> None:
         await shop.sell("tee", price="5.00", variants=[("s", None)])
         await fill(shop, LineRequest("tee", 1, "s"), carts=2)
@@ -312,6 +320,66 @@ class TestWorker:
             await open_shop.add()
             await wait_until(lambda: ledger.pool.fetchval("SELECT count(*) FROM carts"), 1)
 
+    async def test_stops_in_the_middle_of_a_sweep(
+        self, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also when the client swallows the cancellation, as a wait of its own may."""
+        begun = asyncio.Event()
+
+        async def swallows(*_: Any) -> int:
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return 1
+
+        monkeypatch.setattr(upkeep, "release", swallows)
+        stop = asyncio.Event()
+        one = worker_of(open_shop, ledger)
+        one.buckets = [open_shop.bucket]
+        await open_shop.add()
+        running = asyncio.create_task(one.run_forever(stop))
+        await begun.wait()
+        stop.set()
+        async with asyncio.timeout(LONGEST_S):
+            assert await running
+        assert await ledger.pool.fetchval("SELECT count(*) FROM carts") == 1
+
+    async def test_a_bucket_that_fails_keeps_no_other_from_its_turn(
+        self, open_shop: Shop, ledger: Ledger, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        broken = Bucket("broken")
+        await open_shop.redis.set(broken.seq, 0)
+        await open_shop.redis.set(broken.holds, "no zset")
+        await open_shop.sell(MUG, stock=100, stock_policy="hold")
+        await open_shop.add(2, MUG)
+        open_shop.clock.ms += 600_000
+        one = worker_of(open_shop, ledger)
+        one.buckets = [broken, open_shop.bucket]
+        await ledger.open_bucket(broken)
+        async with running(one):
+            level = StockLevel(MUG, 100, 0, 0)
+            await wait_until(lambda: open_shop.shelf.stock(open_shop.bucket, MUG), level)
+        told = [text for text in caplog.messages if text.startswith("release of")]
+        assert len(told) == 1
+
+    async def test_holds_are_released_before_postgres_was_there(self, shop: Shop) -> None:
+        nowhere = await Ledger.connect("postgresql://postgres@127.0.0.1:1/cartsvc")
+        await shop.sell(stock_policy="hold")
+        await shop.add(2)
+        shop.clock.ms += 600_000
+        one = Worker(
+            shop.store,
+            Backlog(shop.runner),
+            nowhere,
+            batch=100,
+            interval_s=0.01,
+            buckets=[shop.bucket],
+        )
+        async with running(one):
+            level = StockLevel(LAMP, 100, 0, 0)
+            await wait_until(lambda: shop.shelf.stock(shop.bucket, LAMP), level)
+        await nowhere.close()
+
     async def test_holds_are_released_while_postgres_is_away(
         self, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -319,7 +387,7 @@ class TestWorker:
         await open_shop.sell(MUG, stock=5, stock_policy="hold")
         one = worker_of(open_shop, ledger)
         async with running(one):
-            await wait_until(lambda: bool(one._buckets))
+            await wait_until(lambda: bool(one.buckets))
             with monkeypatch.context() as patch:
 
                 async def away(*_: Any) -> Any:

@@ -4,6 +4,11 @@
 -- Refuses  {'NO_CART'}
 --        | {'NO_LINE', name}
 
+local function read_facts(line)
+  line.number, line.price, line.rest =
+    string.match(line.facts, '^{"line":(%d+),"price":(%d+)(,.*)$')
+end
+
 -- `facts` is false where the cart has no such line, `number` nil where it is not readable.
 local function open_line(cart, sku)
   local found = redis.call('HMGET', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku)
@@ -14,8 +19,7 @@ local function open_line(cart, sku)
     saved = tonumber(found[4] or 0),
   }
   if line.facts then
-    line.number, line.price, line.rest =
-      string.match(line.facts, '^{"line":(%d+),"price":(%d+)(,.*)$')
+    read_facts(line)
   end
   if found[3] then
     local deadline, counter = string.match(found[3], '^(%d+) (.+)$')
@@ -46,6 +50,10 @@ local function find_line(cart, name)
   return line
 end
 
+local function by_number(a, b)
+  return tonumber(a.number or 0) < tonumber(b.number or 0)
+end
+
 -- All lines of the cart, in the order of their numbers.
 local function all_lines(cart)
   local lines = {}
@@ -55,9 +63,7 @@ local function all_lines(cart)
       lines[#lines + 1] = open_line(cart, string.sub(fields[i], 3))
     end
   end
-  table.sort(lines, function(a, b)
-    return tonumber(a.number or 0) < tonumber(b.number or 0)
-  end)
+  table.sort(lines, by_number)
   return lines
 end
 
@@ -114,12 +120,19 @@ local function take_price(cart, line, price)
   return true
 end
 
+-- What a line fixes beside its price: name, variant, image.
+local function about_of(line)
+  return line.rest and string.match(line.rest, '^,"added":%d+,(.*)}$')
+end
+
 -- A line that the cart does not have yet, of no units.
 local function make_line(cart, line, price, about)
   cart.lines = cart.lines + 1
   cart.last_line = cart.last_line + 1
-  redis.call('HSET', cart.key, 'l:' .. line.sku, '{"line":' .. cart.last_line
-    .. ',"price":' .. price .. ',"added":' .. now .. ',' .. about .. '}')
+  line.number, line.price = cart.last_line, price
+  line.rest = ',"added":' .. now .. ',' .. about .. '}'
+  redis.call('HSET', cart.key, 'l:' .. line.sku,
+    '{"line":' .. line.number .. ',"price":' .. price .. line.rest)
   redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
 end
 

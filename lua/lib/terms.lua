@@ -26,8 +26,9 @@ end
 -- Units of the product in the cart, those that are not held apart: as (all, not held on `counter`).
 local function units_of_product(cart, product_id, counter)
   local all, drawn = 0, 0
-  local fields = redis.call('HGETALL', cart.key)
-  local is_held = {}
+  -- Nothing is written before everything is decided, so once is enough.
+  cart.fields = cart.fields or redis.call('HGETALL', cart.key)
+  local fields, is_held = cart.fields, {}
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 2) == 'h:' then
       is_held[string.sub(fields[i], 3)] = true
@@ -39,8 +40,9 @@ local function units_of_product(cart, product_id, counter)
       local units = tonumber(fields[i + 1])
       local record = record_of(sku)
       all = all + units
-      -- A variant that left the catalogue counts as drawing on the product's counter.
-      if not is_held[sku] and (record and record.counter or product_id) == counter then
+      -- A variant that left the catalogue draws on its own counter, if it had one, or the product's.
+      local drawn_on = record and record.counter or free(sku) and sku or product_id
+      if not is_held[sku] and drawn_on == counter then
         drawn = drawn + units
       end
     end
@@ -78,30 +80,34 @@ local function ordered_field(cart, record)
   return record.product_id .. ' ' .. (record.starts or 0) .. ' ' .. owner_of(cart)
 end
 
--- How many more units of the line the cart may have, and the reply to whom that is too few.
-local function room(cart, line)
+-- How many more units of the line the stock allows, and the reply to whom that is too few.
+local function stock_room(cart, line)
   local record = line.record
-  local product_id, counter = record.product_id, record.counter
-  local most, reply = MAX_UNITS - line.units, { 'OUT_OF_STOCK', line.sku, MAX_UNITS, line.units }
-  if record.policy ~= 'untracked' then
-    local units_free = free(counter)
-    if not units_free then
-      return -math.huge, { 'NO_COUNTER', counter }
-    end
-    if line.counter == counter then
-      units_free = units_free + line.units
-    end
-    local counted = record.policy == 'hold' and line.units or drawn(cart, line)
-    if line.counter and record.policy == 'check' then
-      counted = counted + line.units
-    end
-    most, reply = units_free - counted, { 'OUT_OF_STOCK', line.sku, units_free, counted }
+  if record.policy == 'untracked' then
+    return MAX_UNITS - line.units, { 'OUT_OF_STOCK', line.sku, MAX_UNITS, line.units }
   end
+  local units_free = free(record.counter)
+  if not units_free then
+    return -math.huge, { 'NO_COUNTER', record.counter }
+  end
+  if line.counter == record.counter then
+    units_free = units_free + line.units
+  end
+  local counted = record.policy == 'hold' and line.units or drawn(cart, line)
+  if line.counter and record.policy == 'check' then
+    counted = counted + line.units
+  end
+  return units_free - counted, { 'OUT_OF_STOCK', line.sku, units_free, counted }
+end
+
+-- The tighter of that and of what an order and a buyer may have: as (units, reply).
+local function tighter(cart, line, most, reply)
+  local record = line.record
   if record.max_per_order then
     local units = in_cart(cart, line)
     if record.max_per_order - units < most then
       most = record.max_per_order - units
-      reply = { 'ORDER_LIMIT', product_id, record.max_per_order, units }
+      reply = { 'ORDER_LIMIT', record.product_id, record.max_per_order, units }
     end
   end
   if record.max_per_buyer then
@@ -109,10 +115,14 @@ local function room(cart, line)
     local units = in_cart(cart, line) + tonumber(ordered or 0)
     if record.max_per_buyer - units < most then
       most = record.max_per_buyer - units
-      reply = { 'BUYER_LIMIT', product_id, record.max_per_buyer, units }
+      reply = { 'BUYER_LIMIT', record.product_id, record.max_per_buyer, units }
     end
   end
   return most, reply
+end
+
+local function room(cart, line)
+  return tighter(cart, line, stock_room(cart, line))
 end
 
 -- Why nobody may have the product now, or nil.
@@ -129,7 +139,7 @@ end
 -- Carts whose hold on the counter has run out, as a reply, or nil: units that are free in truth.
 local function holds_due(counter)
   local names = redis.call('ZRANGEBYLEX', holds_by_sku,
-    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, 100)
+    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, 25)
   for i = 1, #names do
     names[i] = string.match(names[i], '^[^ ]+ %d+ [^ ]+ (.*)$')
   end
@@ -205,8 +215,9 @@ end
 local function carry_out(cart, line)
   local record = line.record
   if not line.facts then
-    make_line(cart, line, record.price, record.about)
-  elseif record and line.number then
+    make_line(cart, line, line.price or record.price, line.about or record.about)
+  end
+  if record and line.number then
     take_price(cart, line, record.price)
   end
   if line.saved > 0 then
