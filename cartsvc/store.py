@@ -100,7 +100,11 @@ class Store:
         async def attempt() -> Any:
             return await self.runner.run("cart_read", keys, [self.clock_ms()])
 
-        return cart_of(owner, _fields(await self._releasing(bucket, attempt)))
+        try:
+            fields = await attempt()
+        except HoldsDue as due:
+            fields = await self._after_release(bucket, due.carts, attempt)
+        return cart_of(owner, _fields(fields))
 
     async def find(self, bucket: Bucket, cart_id: int) -> Cart:
         """A cart by its id, for others than its owner; active, or closed and not flushed yet.
@@ -212,22 +216,22 @@ class Store:
     async def _run(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Any:
-        async def attempt() -> Any:
+        try:
             return await self._once(script, bucket, keys, arguments)
+        except HoldsDue as due:
+            return await self._after_release(
+                bucket, due.carts, lambda: self._once(script, bucket, keys, arguments)
+            )
 
-        return await self._releasing(bucket, attempt)
-
-    async def _releasing(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """Attempt; while holds that have run out are in the way, release them and try again.
+    async def _after_release(
+        self, bucket: Bucket, in_the_way: list[str], attempt: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Release the holds of these carts (keys) and attempt; again while others are in the way.
 
         Raises:
             HoldsDue: the same ones stay in the way though they are not to be released.
             OutcomeUnknown: it took longer than one script may.
         """
-        try:
-            return await attempt()
-        except HoldsDue as due:
-            in_the_way = due.carts
         try:
             async with asyncio.timeout(self.runner.timeout_s):
                 while True:
