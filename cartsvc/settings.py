@@ -56,7 +56,9 @@ class Settings:
     )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
-        0.8, "longest wait for Redis in a request; then 503", at_least=0.01
+        0.8,
+        "longest wait for a script in a request, and for releasing holds; then 503",
+        at_least=0.01,
     )
     redis_connections: int = _setting(16, "connections an API process may hold open", at_least=1)
     flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)

@@ -1,7 +1,8 @@
-"""Carts in Redis: a method is one script, one round trip, all or nothing, and returns the cart.
+"""Carts in Redis: an operation is one script, one round trip, all or nothing, and returns the cart.
 
 When a hold that has run out stands in the way, the script says so and changes nothing; the hold is
-released and the script is run again.
+released and the script is run again. `find` takes a second round trip; `release` and `reprice` are
+the worker's, for many carts, and return how many lines they changed.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 #!lua
 -- cart_close: take the cart from its owner. Converted, all its units are sold or none: held ones
 -- without a further question, the others decided as an add is. Abandoned or removed, what it held
--- is free again. A cart that changed without its owner knowing is told, not converted.
+-- is free again. A cart that changed without its owner knowing is told, not converted. Lines saved
+-- for later stay with the owner of a converted cart, in the next one.
 --
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13]  cart     hash  the owner's active cart
@@ -60,6 +61,21 @@ local function sell(line)
   end
 end
 
+-- What was saved for later is no part of the order: it stays with the owner, in a cart of its own.
+local function keep_saved(saved)
+  local rest = open_cart(KEYS[13])
+  make_cart(rest)
+  for _, line in ipairs(saved) do
+    local kept = { sku = line.sku }
+    make_line(rest, kept, line.price, about_of(line))
+    redis.call('HSET', rest.key, 's:' .. line.sku, line.saved)
+    if line.record then
+      take_price(rest, kept, line.record.price)
+    end
+  end
+  keep(rest)
+end
+
 local reply = not_now(cart)
 if not (reply or cart.id and (cart_id == '' or cart_id == cart.id)) then
   reply = { 'NO_CART' }
@@ -79,11 +95,19 @@ end
 if status == 'CONVERTED' and cart.notices then
   return tell(cart)
 end
+local saved = {}
 for _, line in ipairs(lines) do
-  if status == 'CONVERTED' and line.units > 0 then
+  if status == 'CONVERTED' and line.saved > 0 and line.number then
+    saved[#saved + 1] = line
+    remove_line(cart, line)
+  elseif status == 'CONVERTED' and line.units > 0 then
     sell(line)
     line.units = 0 -- none left for its hold to give back
   end
   hold(cart, line, 0)
 end
-return close_as(status, cart, lines, closed)
+reply = close_as(status, cart, lines, closed)
+if #saved > 0 then
+  keep_saved(saved)
+end
+return reply

@@ -293,6 +293,8 @@ class ModelShop:
                 self._sell(basket)
             for item in basket.items.values():
                 self._give_back(item)
+            if status == "CONVERTED":
+                return self._close_but_saved(basket)
             return self._close_as(status, basket)
 
         cart = self._attempt([owner], change)
@@ -480,6 +482,19 @@ class ModelShop:
         basket.dirty_since = self.now
         self.closed[basket.id] = self.carts.pop(basket.owner)
         return self._tell(basket)
+
+    def _close_but_saved(self, basket: Basket) -> Cart:
+        """Close as converted; what was saved for later stays, in the owner's next cart."""
+        saved = [item for item in basket.in_order() if item.saved]
+        for item in saved:
+            del basket.items[item.sku]
+        closed = self._close_as("CONVERTED", basket)
+        if saved:
+            rest = self._changed(self._new_basket(basket.owner))
+            for item in saved:
+                kept = self._moved_item(rest, item)
+                kept.quantity, kept.saved = item.quantity, True
+        return closed
 
     # A line.
 

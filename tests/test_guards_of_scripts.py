@@ -627,6 +627,30 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         rules.test_only_limited_products_are_counted_for_a_buyer,
     ),
     (
+        "cart_close.lua",
+        "if #saved > 0 then",
+        "if false then",
+        operations.test_saved_lines_stay_with_the_owner_of_a_converted_cart,
+    ),
+    (
+        "cart_restore.lua",
+        "redis.call('SET', seq, cart_id)",
+        "local _",
+        operations.test_ids_of_new_carts_are_above_those_of_restored_ones,
+    ),
+    (
+        "cart_merge.lua",
+        "limit[1] == 'NO_COUNTER' and limit",
+        "false",
+        operations.test_merge_guesses_no_counter,
+    ),
+    (
+        "cart_merge.lua",
+        "if theirs.counter and not line.facts then",
+        "if false then",
+        partial(operations.test_what_is_held_moves_though_the_catalogue_changed, own=0),
+    ),
+    (
         "cart_restore.lua",
         "if deadline <= now then",
         "if false then",
