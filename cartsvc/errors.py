@@ -23,7 +23,7 @@ CartError
 ├── Unavailable            the service can't decide now; worth trying again
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
-│   ├── HoldsDue           carts: their holds have run out and are to be released first
+│   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 └── Invalid                field, problem: the request itself is malformed
 """
@@ -186,10 +186,11 @@ class NoCounter(Unavailable):
 
 
 class HoldsDue(Unavailable):
-    """Units are held by carts whose time is up: `carts` are the keys of some."""
+    """Units are held although the time is up: by the cart itself (its key), or on the counter."""
 
-    facts = (("carts", list),)
-    carts: list[str]
+    facts = (("cart", str), ("counter", str))
+    cart: str
+    counter: str
 
 
 class OutcomeUnknown(Unavailable):

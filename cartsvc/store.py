@@ -28,6 +28,7 @@ from cartsvc.model import (
     sku,
     split_sku,
 )
+from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner, notices
 
 RELEASE_LINES = 50
@@ -63,6 +64,7 @@ class Store:
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
         self.clock_ms = clock_ms
+        self.releases = Releases(self._due, self.release)
 
     async def add(self, bucket: Bucket, owner: Owner, lines: Sequence[LineRequest]) -> Cart:
         """Put `lines` into the owner's cart, all or none."""
@@ -104,7 +106,7 @@ class Store:
         try:
             fields = await attempt()
         except HoldsDue as due:
-            fields = await self._after_release(bucket, due.carts, attempt)
+            fields = await self._after_release(bucket, due, attempt)
         return cart_of(owner, _fields(fields))
 
     async def find(self, bucket: Bucket, cart_id: int) -> Cart:
@@ -221,31 +223,39 @@ class Store:
             return await self._once(script, bucket, keys, arguments)
         except HoldsDue as due:
             return await self._after_release(
-                bucket, due.carts, lambda: self._once(script, bucket, keys, arguments)
+                bucket, due, lambda: self._once(script, bucket, keys, arguments)
             )
 
     async def _after_release(
-        self, bucket: Bucket, in_the_way: list[str], attempt: Callable[[], Awaitable[Any]]
+        self, bucket: Bucket, due: HoldsDue, attempt: Callable[[], Awaitable[Any]]
     ) -> Any:
-        """Release the holds of these carts (keys) and attempt; again while others are in the way.
+        """Release what is in the way and attempt again, as long as there is something.
 
         Raises:
-            HoldsDue: the same ones stay in the way though they are not to be released.
+            HoldsDue: it has run out but is not to be released.
             OutcomeUnknown: it took longer than one script may.
         """
         try:
             async with asyncio.timeout(self.runner.timeout_s):
                 while True:
-                    released = await self.release(bucket, in_the_way)
+                    if due.cart:
+                        released = await self.release(bucket, [due.cart]) > 0
+                    else:
+                        released = await self.releases.make_way(bucket, due.counter)
                     try:
                         return await attempt()
-                    except HoldsDue as due:
-                        # Others release the same ones in a rush; then the next are in the way.
-                        if not released and due.carts == in_the_way:
+                    except HoldsDue as again:
+                        if not released:
                             raise
-                        in_the_way = due.carts
+                        due = again
         except TimeoutError:
             raise OutcomeUnknown("holds that have run out are still being released") from None
+
+    async def _due(self, bucket: Bucket, counter: str) -> list[str]:
+        """Carts (keys) whose hold on the counter has run out, some of them."""
+        arguments: list[Argument] = [self.clock_ms(), counter, RELEASE_LINES]
+        found = await self.runner.run("hold_due", [bucket.holds_by_sku], arguments)
+        return list(dict.fromkeys(key.decode() for key in found))
 
     async def _once(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]

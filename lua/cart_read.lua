@@ -7,7 +7,7 @@
 -- Returns  {'OK', the cart's fields and values}
 --        | {'NOT_WARM'}
 --        | {'NO_CART'}
---        | {'HOLDS_DUE', cart keys}
+--        | {'HOLDS_DUE', cart key, counter = ''}
 
 local cart, seq = KEYS[1], KEYS[2]
 local now = ARGV[1]
@@ -19,7 +19,7 @@ if redis.call('EXISTS', seq) == 0 then
 elseif not id then
   return { 'NO_CART' }
 elseif due and tonumber(due) <= tonumber(now) then
-  return { 'HOLDS_DUE', { cart } }
+  return { 'HOLDS_DUE', cart, '' }
 end
 
 -- Nothing below may fail: Redis does not undo writes.

@@ -1,7 +1,7 @@
 -- cart: a cart and its notices: opening it, and ending a script that has changed it.
 --
 -- Refuses  {'NOT_WARM'}
---        | {'HOLDS_DUE', cart keys}
+--        | {'HOLDS_DUE', cart key, counter}
 --        | {'CART_FULL', max_lines}
 --        | {'CART_SPENT', max_line}
 
@@ -38,7 +38,7 @@ local function not_now(cart)
   if redis.call('EXISTS', seq) == 0 then
     return { 'NOT_WARM' }
   elseif cart.due <= now then
-    return { 'HOLDS_DUE', { cart.key } }
+    return { 'HOLDS_DUE', cart.key, '' }
   end
 end
 

@@ -9,7 +9,7 @@
 --        | {'ORDER_LIMIT', product_id, max_units, in_cart}
 --        | {'BUYER_LIMIT', product_id, max_units, has}
 --        | {'BELOW_MINIMUM', product_id, min_units}
---        | {'HOLDS_DUE', cart keys}
+--        | {'HOLDS_DUE', cart key, counter}
 
 local free_of = {} -- counter -> units that are free by the plan
 local drawn_of = {} -- counter -> units of the cart, not held, that count on it by the plan
@@ -136,14 +136,11 @@ local function not_sold(record)
   end
 end
 
--- Carts whose hold on the counter has run out, as a reply, or nil: units that are free in truth.
+-- The reply if holds on the counter have run out, or nil: there are units free in truth.
 local function holds_due(counter)
-  local names = redis.call('ZRANGEBYLEX', holds_by_sku,
-    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, 25)
-  for i = 1, #names do
-    names[i] = string.match(names[i], '^[^ ]+ %d+ [^ ]+ (.*)$')
-  end
-  return #names > 0 and { 'HOLDS_DUE', names } or nil
+  local first = redis.call('ZRANGEBYLEX', holds_by_sku,
+    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, 1)
+  return first[1] and { 'HOLDS_DUE', '', counter }
 end
 
 -- Why the line can't have `units`, or nil.

@@ -1,0 +1,102 @@
+"""Making way for those who want units whose holds have run out."""
+
+import asyncio
+
+import pytest
+
+from cartsvc.errors import HoldsDue, OutcomeUnknown
+from cartsvc.keys import Bucket
+from cartsvc.model import LineRequest, Owner, StockLevel
+from cartsvc.releases import Releases
+from tests.shop import LAMP, Shop
+
+BUCKET = Bucket("default")
+
+
+class Holds:
+    """So many carts with a hold on each counter; a release waits until it is let go."""
+
+    def __init__(self, **counters: int) -> None:
+        self.left = {
+            counter: [f"{counter}-{number}" for number in range(many)]
+            for counter, many in counters.items()
+        }
+        self.go = asyncio.Event()
+        self.released: list[str] = []
+
+    async def find(self, _: Bucket, counter: str) -> list[str]:
+        return self.left[counter][:10]
+
+    async def release(self, _: Bucket, carts: list[str]) -> int:
+        await self.go.wait()
+        for cart in carts:
+            self.left[cart.partition("-")[0]].remove(cart)
+        self.released += carts
+        return len(carts)
+
+
+async def waiting(releases: Releases, *counters: str) -> list[asyncio.Task[bool]]:
+    tasks = [asyncio.create_task(releases.make_way(BUCKET, counter)) for counter in counters]
+    await asyncio.wait(tasks, timeout=0)  # All have begun.
+    return tasks
+
+
+async def test_as_many_are_released_as_wait() -> None:
+    holds = Holds(lamp=100)
+    tasks = await waiting(Releases(holds.find, holds.release), *["lamp"] * 35)
+    holds.go.set()
+    assert await asyncio.gather(*tasks) == [True] * 35
+    assert len(holds.released) == 40
+
+
+async def test_each_counter_has_a_release_of_its_own() -> None:
+    holds = Holds(lamp=5, mug=5)
+    releases = Releases(holds.find, holds.release)
+    lamp, mug = await waiting(releases, "lamp", "mug")
+    holds.go.set()
+    assert (await lamp, await mug) == (True, True)
+    assert len(holds.released) == 10
+    # Nothing is under way any more: the next one finds that there is nothing left.
+    assert await releases.make_way(BUCKET, "lamp")
+
+
+async def test_whoever_leaves_keeps_nobody_waiting() -> None:
+    holds = Holds(lamp=5)
+    first, second = await waiting(Releases(holds.find, holds.release), "lamp", "lamp")
+    first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    holds.go.set()
+    assert await second
+
+
+async def test_everybody_hears_that_it_failed() -> None:
+    async def away(*_: object) -> int:
+        raise OutcomeUnknown("away")
+
+    holds = Holds(lamp=5)
+    tasks = await waiting(Releases(holds.find, away), "lamp", "lamp")
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, OutcomeUnknown)
+
+
+async def test_what_is_not_to_be_released_ends_it() -> None:
+    async def none(*_: object) -> int:
+        return 0
+
+    holds = Holds(lamp=5)
+    assert not await Releases(holds.find, none).make_way(BUCKET, "lamp")
+
+
+async def test_a_hold_whose_cart_is_lost_is_not_asked_for_again_and_again(
+    either_shop: Shop,
+) -> None:
+    """Somebody removed the cart by hand: neither sold out nor free is true."""
+    await either_shop.sell(stock=2, stock_policy="hold")
+    await either_shop.add(2)
+    await either_shop.redis.delete("cart:{default:0}:session:ann")
+    either_shop.clock.ms += 600_000
+    with pytest.raises(HoldsDue):
+        await either_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", "bob"))
+    level = await either_shop.shelf.stock(either_shop.bucket, LAMP)
+    assert level == StockLevel(LAMP, 0, 2, 0)
