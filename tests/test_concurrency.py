@@ -1,14 +1,16 @@
 """Many at once, over HTTP: nothing oversold, no update lost."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
 import httpx
 import pytest
 
-from cartsvc.model import LineRequest, Owner, StockLevel
+from cartsvc.errors import CartShort, NoCart
+from cartsvc.model import Cart, LineRequest, Owner, StockLevel
 from tests.rush import rush
-from tests.shop import LAMP, MUG, Shop
+from tests.shop import ANN, LAMP, MUG, Shop
 
 
 def add(product_id: str = LAMP, session_id: str = "ann") -> dict[str, object]:
@@ -97,3 +99,28 @@ async def test_many_at_once_for_units_whose_holds_ran_out(
     # Those that ran out and nobody needed are still held, and no others.
     gone = await shop.redis.zcount(shop.bucket.holds, 0, shop.clock.ms + 600_000)
     assert level.held == served + gone
+
+
+async def test_conversions_at_once_sell_no_more_than_there_is(shop: Shop) -> None:
+    """Twenty carts, each allowed under `check`, want 5 units at the same time."""
+    await shop.sell(stock=5)
+    shoppers = [Owner("session", f"shopper-{number}") for number in range(20)]
+    for shopper in shoppers:
+        await shop.add_lines(LineRequest(LAMP, 1), owner=shopper)
+    done = await asyncio.gather(
+        *(shop.store.close(shop.bucket, shopper, "CONVERTED") for shopper in shoppers),
+        return_exceptions=True,
+    )
+    assert Counter(type(one) for one in done) == {Cart: 5, CartShort: 15}
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 0, 0, 5)
+
+
+async def test_one_cart_is_converted_once(shop: Shop) -> None:
+    await shop.sell(stock=50, stock_policy="hold")
+    await shop.add(5)
+    done = await asyncio.gather(
+        *(shop.store.close(shop.bucket, ANN, "CONVERTED") for _ in range(20)),
+        return_exceptions=True,
+    )
+    assert Counter(type(one) for one in done) == {Cart: 1, NoCart: 19}
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 45, 0, 5)

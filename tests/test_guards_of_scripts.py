@@ -9,7 +9,12 @@ from functools import partial
 
 import pytest
 
+from cartsvc.errors import CartShort
+from cartsvc.keys import Bucket
+from cartsvc.model import Cart, ClosedStatus, Owner, Shortage
+from cartsvc.store import Store
 from tests import test_cart_add as add
+from tests import test_concurrency as concurrency
 from tests import test_operations as operations
 from tests import test_sale_rules as rules
 from tests import test_upkeep as upkeep
@@ -738,3 +743,25 @@ async def test_guards_of_the_scripts(shop: Shop, file: str, old: str, new: str, 
 async def test_guard_of_quantities(shop: Shop, quantity: str) -> None:
     lax = Mutant(shop.runner, "lib/bucket.lua", "not string.match(text, '^[1-9]%d*$')", "false")
     await turns_red(add.test_takes_only_whole_numbers(Shop(lax), quantity))
+
+
+class TwoSteps(Store):
+    """Converts as many do it: look whether there is enough, and then sell."""
+
+    async def close(
+        self, bucket: Bucket, owner: Owner, status: ClosedStatus, *, cart_id: int | None = None
+    ) -> Cart:
+        for line in (await self.read(bucket, owner)).in_order:
+            free = int(await self.runner.redis.hget(bucket.stock, line.sku) or 0)
+            if free < line.quantity:
+                raise CartShort([Shortage(line.sku, free, line.quantity)])
+        return await super().close(bucket, owner, status, cart_id=cart_id)
+
+
+async def test_guard_of_a_conversion_in_one_step(shop: Shop) -> None:
+    unchecked = Mutant(
+        shop.runner, "lib/terms.lua", "if units - line.units > most then", "if false then"
+    )
+    lax = Shop(shop.runner)
+    lax.store = TwoSteps(unchecked, max_lines=50, clock_ms=lax.clock)
+    await turns_red(concurrency.test_conversions_at_once_sell_no_more_than_there_is(lax))

@@ -270,3 +270,51 @@ async def test_adds_and_flush_at_once_end_equal(
     assert await asyncio.to_thread(embedded.stop, process) == 0
     rows = await ledger.pool.fetch("SELECT version FROM carts")
     assert [row["version"] for row in rows] == [20] * 25
+
+
+# Killed in the middle of a walk: at its third batch of five carts.
+KILLED_IN_A_WALK = """
+import os, signal
+from cartsvc import upkeep
+from cartsvc.store import Store
+
+upkeep.REPRICE_CARTS = 5
+reprice, batches = Store.reprice, []
+
+async def killed(*arguments, **named):
+    batches.append(arguments)
+    if len(batches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return await reprice(*arguments, **named)
+
+Store.reprice = killed
+from cartsvc.cli import main
+main()
+"""
+
+
+async def test_a_walk_of_a_worker_that_was_killed_is_ended_by_another(
+    open_shop: Shop, ledger: Ledger, settings: Settings
+) -> None:
+    for number in range(23):
+        await open_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"s{number}"))
+    await open_shop.sell(price="24.50")
+    process = await asyncio.to_thread(
+        embedded.spawn,
+        [sys.executable, "-c", KILLED_IN_A_WALK, "worker"],
+        env={
+            **os.environ,
+            "CARTSVC_REDIS_URL": settings.redis_url,
+            "CARTSVC_DATABASE_URL": settings.database_url,
+        },
+    )
+    assert await asyncio.to_thread(process.wait, 30) == -signal.SIGKILL
+    assert await open_shop.redis.exists(open_shop.bucket.repricing) == 1
+    another = await asyncio.to_thread(dev.start, "worker", settings, os.environ)
+    await wait_until(lambda: open_shop.redis.exists(open_shop.bucket.repricing), 0)
+    assert await asyncio.to_thread(embedded.stop, another) == 0
+    rows = await ledger.pool.fetch(
+        "SELECT i.id, i.price_minor, count(h.cart_item_id) AS events FROM cart_items i"
+        " LEFT JOIN price_history h ON h.cart_item_id = i.id GROUP BY i.id, i.price_minor"
+    )
+    assert [(row["price_minor"], row["events"]) for row in rows] == [(2450, 1)] * 23
