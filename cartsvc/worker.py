@@ -91,6 +91,7 @@ class Worker:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        stop.set()  # Also when a loop ended by itself: the others are to end too.
         # Given up in the middle, a pass has written a batch or it has not.
         for loop in loops:
             loop.cancel()
