@@ -4,10 +4,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from cartsvc.cart_hash import cart_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, PriceChange
 from cartsvc.scripts import Argument, Runner
-from cartsvc.store import cart_of, now_ms
+from cartsvc.store import now_ms
 
 log = logging.getLogger(__name__)
 

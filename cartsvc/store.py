@@ -10,8 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
+from cartsvc.cart_hash import cart_of, facts_of, fields_of
 from cartsvc.errors import CartChanged, HoldsDue, NoCart, NoLine, OutcomeUnknown
 from cartsvc.keys import Bucket
 from cartsvc.model import (
@@ -26,10 +25,9 @@ from cartsvc.model import (
     Unmerged,
     line_name,
     sku,
-    split_sku,
 )
 from cartsvc.releases import Releases
-from cartsvc.scripts import Argument, Runner, notices
+from cartsvc.scripts import Argument, Runner
 
 RELEASE_LINES = 50
 """Held lines that one script may release: with the next, what bounds how long it blocks Redis."""
@@ -107,7 +105,7 @@ class Store:
             fields = await attempt()
         except HoldsDue as due:
             fields = await self._after_release(bucket, due, attempt)
-        return cart_of(owner, _fields(fields))
+        return cart_of(owner, fields_of(fields))
 
     async def find(self, bucket: Bucket, cart_id: int) -> Cart:
         """A cart by its id, for others than its owner; active, or closed and not flushed yet.
@@ -119,7 +117,7 @@ class Store:
             place = key
             found = await self.runner.run("cart_find", [bucket.carts, bucket.seq, place], [cart_id])
             key, fields = found[0].decode(), found[1]
-        return cart_of(bucket.owner(key), _fields(fields))
+        return cart_of(bucket.owner(key), fields_of(fields))
 
     async def find_item(self, bucket: Bucket, item_id: int) -> tuple[Cart, Line]:
         """A line by its item id, and the cart that it is in; as `find`."""
@@ -149,7 +147,7 @@ class Store:
             Unmerged(name.decode(), asked, moved, reason.decode())
             for name, asked, moved, reason in report
         ]
-        return Merged(cart_of(owner, _fields(fields)), unmerged)
+        return Merged(cart_of(owner, fields_of(fields)), unmerged)
 
     async def close(
         self, bucket: Bucket, owner: Owner, status: ClosedStatus, *, cart_id: int | None = None
@@ -165,7 +163,7 @@ class Store:
         """
         keys = [bucket.cart(owner), bucket.closed(owner)]
         arguments = [status, "" if cart_id is None else cart_id]
-        cart = cart_of(owner, _fields(await self._run("cart_close", bucket, keys, arguments)))
+        cart = cart_of(owner, fields_of(await self._run("cart_close", bucket, keys, arguments)))
         if cart.status != status:
             error = CartChanged()
             error.notices = cart.notices
@@ -186,7 +184,7 @@ class Store:
         for line in cart.lines:
             deadline = "" if line.held_until_ms is None else line.held_until_ms
             kind = "s" if line.saved else "q"
-            arguments += (line.sku, line.quantity, kind, deadline, _facts(line))
+            arguments += (line.sku, line.quantity, kind, deadline, facts_of(line))
         return await self._change("cart_restore", bucket, cart.owner, arguments)
 
     async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
@@ -214,7 +212,7 @@ class Store:
         self, script: str, bucket: Bucket, owner: Owner, arguments: Sequence[Argument]
     ) -> Cart:
         fields = await self._run(script, bucket, [bucket.cart(owner)], arguments)
-        return cart_of(owner, _fields(fields))
+        return cart_of(owner, fields_of(fields))
 
     async def _run(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
@@ -262,67 +260,3 @@ class Store:
     ) -> Any:
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
         return await self.runner.run(script, [*bucket.shared, *keys], [*terms, *arguments])
-
-
-class _AtAddition(msgspec.Struct, omit_defaults=True):
-    """What `l:<sku>` holds: the line as it was added. The scripts write it in this order."""
-
-    line: int
-    price: int
-    added: int
-    name: str
-    variant: str | None = None
-    image: str | None = None
-
-
-_at_addition = msgspec.json.Decoder(_AtAddition)
-
-
-def _facts(line: Line) -> str:
-    fixed = _AtAddition(
-        line.number, line.price_minor, line.added_ms, line.name, line.variant_name, line.image_url
-    )
-    return msgspec.json.encode(fixed).decode()
-
-
-def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
-    """What HGETALL gives, as a dictionary."""
-    each = iter(flat)
-    return dict(zip(each, each, strict=True))
-
-
-def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
-    """The cart that the fields of its hash describe."""
-    lines = [_line(name, fields) for name in fields if name.startswith((b"q:", b"s:"))]
-    # Redis keeps a small hash in the order of its writes, and a large one in none.
-    lines.sort(key=lambda line: line.number)
-    return Cart(
-        id=int(fields[b"id"]),
-        owner=owner,
-        status=fields[b"status"].decode(),
-        version=int(fields[b"version"]),
-        created_ms=int(fields[b"created"]),
-        updated_ms=int(fields[b"updated"]),
-        last_line=int(fields[b"last_line"]),
-        lines=lines,
-        notices=notices(fields.get(b"notices", b"")),
-    )
-
-
-def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
-    fixed = _at_addition.decode(fields[b"l" + name[1:]])
-    held = fields.get(b"h" + name[1:])
-    product_id, variant_id = split_sku(name[2:].decode())
-    return Line(
-        number=fixed.line,
-        product_id=product_id,
-        variant_id=variant_id,
-        quantity=int(fields[name]),
-        price_minor=fixed.price,
-        name=fixed.name,
-        variant_name=fixed.variant,
-        image_url=fixed.image,
-        added_ms=fixed.added,
-        held_until_ms=int(held.partition(b" ")[0]) if held else None,
-        saved=name.startswith(b"s:"),
-    )

@@ -9,9 +9,9 @@ import asyncpg
 import orjson
 from redis.asyncio import Redis
 
+from cartsvc.cart_hash import cart_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart
-from cartsvc.store import cart_of
 
 CATCH_UP_S = 30.0
 _POLL_S = 0.1

@@ -17,7 +17,7 @@ RINGS = [
     {"settings", "errors", "model", "money"},
     {"keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
-    {"store", "releases", "shelf", "ledger"},
+    {"cart_hash", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
     {"contracts", "flush"},
     {"app", "worker"},

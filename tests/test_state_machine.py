@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 )
 
 from cartsvc import keys, scripts, upkeep
+from cartsvc.cart_hash import cart_of
 from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.embedded import Valkey
 from cartsvc.errors import CartError
@@ -42,7 +43,6 @@ from cartsvc.model import (
     split_sku,
 )
 from cartsvc.scripts import Runner
-from cartsvc.store import cart_of
 from tests.model_shop import ModelShop
 from tests.shop import LAMP, MUG, FakeRunner, Mutant, Shop
 

@@ -1,0 +1,71 @@
+"""A cart as its hash in Redis tells it; `keys.TABLE` says what the fields are."""
+
+import msgspec
+
+from cartsvc.model import Cart, Line, Owner, split_sku
+from cartsvc.scripts import notices
+
+
+class _AtAddition(msgspec.Struct, omit_defaults=True):
+    """What `l:<sku>` holds: the line as it was added. The scripts write it in this order."""
+
+    line: int
+    price: int
+    added: int
+    name: str
+    variant: str | None = None
+    image: str | None = None
+
+
+_at_addition = msgspec.json.Decoder(_AtAddition)
+
+
+def facts_of(line: Line) -> str:
+    """The line as `l:<sku>` holds it."""
+    fixed = _AtAddition(
+        line.number, line.price_minor, line.added_ms, line.name, line.variant_name, line.image_url
+    )
+    return msgspec.json.encode(fixed).decode()
+
+
+def fields_of(flat: list[bytes]) -> dict[bytes, bytes]:
+    """What HGETALL gives, as a dictionary."""
+    each = iter(flat)
+    return dict(zip(each, each, strict=True))
+
+
+def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
+    """The cart that the fields of its hash describe."""
+    lines = [_line(name, fields) for name in fields if name.startswith((b"q:", b"s:"))]
+    # Redis keeps a small hash in the order of its writes, and a large one in none.
+    lines.sort(key=lambda line: line.number)
+    return Cart(
+        id=int(fields[b"id"]),
+        owner=owner,
+        status=fields[b"status"].decode(),
+        version=int(fields[b"version"]),
+        created_ms=int(fields[b"created"]),
+        updated_ms=int(fields[b"updated"]),
+        last_line=int(fields[b"last_line"]),
+        lines=lines,
+        notices=notices(fields.get(b"notices", b"")),
+    )
+
+
+def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
+    fixed = _at_addition.decode(fields[b"l" + name[1:]])
+    held = fields.get(b"h" + name[1:])
+    product_id, variant_id = split_sku(name[2:].decode())
+    return Line(
+        number=fixed.line,
+        product_id=product_id,
+        variant_id=variant_id,
+        quantity=int(fields[name]),
+        price_minor=fixed.price,
+        name=fixed.name,
+        variant_name=fixed.variant,
+        image_url=fixed.image,
+        added_ms=fixed.added,
+        held_until_ms=int(held.partition(b" ")[0]) if held else None,
+        saved=name.startswith(b"s:"),
+    )
