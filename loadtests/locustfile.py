@@ -13,10 +13,8 @@ import orjson
 from locust import FastHttpUser, between, events, task
 from locust.env import Environment
 
-PRODUCTS = os.environ.get(
-    "CARTSVC_LOAD_PRODUCTS",
-    ",".join(f"507f1f77bcf86cd7994390{end}" for end in "16 11 12 13 14 15 1e 20".split()),
-).split(",")
+DEMO = [f"507f1f77bcf86cd7994390{end}" for end in ("16", "11", "12", "13", "14", "15", "1e", "20")]
+PRODUCTS = os.environ.get("CARTSVC_LOAD_PRODUCTS", ",".join(DEMO)).split(",")
 HOT, *OTHERS = PRODUCTS
 
 ADD = "/api/cart"
