@@ -116,6 +116,18 @@ class TestRelease:
             released += more
         assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 100, 0, 0)
 
+    async def test_a_hold_that_is_not_readable_ends_once(self, shop: Shop) -> None:
+        """By somebody else's hand; the units are for an audit to find, not for a loop."""
+        await shop.sell(stock=100, stock_policy="hold")
+        await fill(shop)
+        await shop.redis.hset(shop.bucket.cart(shopper(3)), f"h:{LAMP}", "never")
+        shop.clock.ms += 600_000
+        assert await finish(upkeep.release, shop) == 13
+        assert await finish(upkeep.release, shop) == 0
+        cart = await shop.store.read(shop.bucket, shopper(3))
+        assert (cart.version, cart.lines, len(cart.notices)) == (2, [], 1)
+        assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 99, 1, 0)
+
     async def test_two_at_once_release_once(self, shop: Shop) -> None:
         await shop.sell(stock=100, stock_policy="hold")
         await fill(shop, carts=40)

@@ -138,7 +138,8 @@ end
 
 local function remove_line(cart, line)
   hold(cart, line, 0)
-  redis.call('HDEL', cart.key, 'q:' .. line.sku, 'l:' .. line.sku, 's:' .. line.sku)
-  redis.call('ZREM', holders, line.sku .. ' ' .. cart.key)
+  local sku = line.sku
+  redis.call('HDEL', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku)
+  redis.call('ZREM', holders, sku .. ' ' .. cart.key)
   cart.lines = cart.lines - 1
 end
