@@ -251,8 +251,7 @@ class Store:
 
     async def _due(self, bucket: Bucket, counter: str) -> list[str]:
         """Carts (keys) whose hold on the counter has run out, some of them."""
-        arguments: list[Argument] = [self.clock_ms(), counter, RELEASE_LINES]
-        found = await self.runner.run("hold_due", [bucket.holds_by_sku], arguments)
+        found = await self._once("hold_due", bucket, [], [counter, RELEASE_LINES])
         return list(dict.fromkeys(key.decode() for key in found))
 
     async def _once(

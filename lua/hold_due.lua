@@ -1,17 +1,14 @@
 #!lua
 -- hold_due: carts that hold units of a counter although their time is up, the oldest first.
 --
--- KEYS[1]  holds_by_sku  zset  '<counter> <deadline> <sku> <cart key>', by name
--- ARGV[1]  now           ms
--- ARGV[2]  counter
--- ARGV[3]  limit         lines
--- Returns  {'OK', cart keys}
+-- uses bucket, cart, line, catalogue, terms
+-- ARGV[5]  counter
+-- ARGV[6]  limit    lines
+-- Returns  {'OK', cart keys, one per line}
 
-local holds_by_sku = KEYS[1]
-local now, counter, limit = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local counter, limit = ARGV[5], ARGV[6]
 
-local names = redis.call('ZRANGEBYLEX', holds_by_sku,
-  '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, limit)
+local names = names_due(counter, limit)
 for i = 1, #names do
   names[i] = string.match(names[i], '^[^ ]+ %d+ [^ ]+ (.*)$')
 end

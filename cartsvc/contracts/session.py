@@ -4,7 +4,7 @@ Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one 
 document has only the add; reading, changing and emptying the cart answer in the same envelope.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -111,19 +111,20 @@ def routes(store: Store, *, tenant: str, max_body_bytes: int) -> list[Route]:
         cart = await store.add(bucket, owner, [_line(request)])
         return _success(cart, "Item added to cart successfully")
 
-    async def read(scope: Scope, _: bytes) -> Reply:
+    async def whole(
+        scope: Scope, operation: Callable[[Bucket, Owner], Awaitable[Cart]], message: str
+    ) -> Reply:
         owner = _owner(scope)
         try:
-            return _success(await store.read(bucket, owner), "Cart retrieved successfully")
+            return _success(await operation(bucket, owner), message)
         except NoCart:
-            return _nothing(owner, store.clock_ms(), "Cart retrieved successfully")
+            return _nothing(owner, store.clock_ms(), message)
+
+    async def read(scope: Scope, _: bytes) -> Reply:
+        return await whole(scope, store.read, "Cart retrieved successfully")
 
     async def clear(scope: Scope, _: bytes) -> Reply:
-        owner = _owner(scope)
-        try:
-            return _success(await store.clear(bucket, owner), "Cart cleared successfully")
-        except NoCart:
-            return _nothing(owner, store.clock_ms(), "Cart cleared successfully")
+        return await whole(scope, store.clear, "Cart cleared successfully")
 
     async def set_quantity(scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])

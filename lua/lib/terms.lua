@@ -136,11 +136,15 @@ local function not_sold(record)
   end
 end
 
--- The reply if holds on the counter have run out, or nil: there are units free in truth.
+-- Lines whose hold on the counter has run out, as `holds_by_sku` names them, the oldest first.
+local function names_due(counter, limit)
+  return redis.call('ZRANGEBYLEX', holds_by_sku,
+    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, limit)
+end
+
+-- The reply if there are such, or nil: there are units free in truth.
 local function holds_due(counter)
-  local first = redis.call('ZRANGEBYLEX', holds_by_sku,
-    '[' .. counter .. ' ', '(' .. counter .. ' ' .. now + 1, 'LIMIT', 0, 1)
-  return first[1] and { 'HOLDS_DUE', '', counter }
+  return names_due(counter, 1)[1] and { 'HOLDS_DUE', '', counter }
 end
 
 -- Why the line can't have `units`, or nil.
