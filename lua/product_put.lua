@@ -46,10 +46,12 @@ for i = 3, first_counter - 1, 2 do
   end
   redis.call('HSET', catalogue, sku, record)
   gone[sku] = nil
-  local first_holder =
-    redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1)
-  if old_price ~= string.match(record, '^{"price":(%d+)') and first_holder[1] then
-    redis.call('HSET', repricing, sku, '')
+  if old_price ~= string.match(record, '^{"price":(%d+)') then
+    local first_holder =
+      redis.call('ZRANGEBYLEX', holders, '[' .. sku .. ' ', '(' .. sku .. '!', 'LIMIT', 0, 1)
+    if first_holder[1] then
+      redis.call('HSET', repricing, sku, '')
+    end
   end
 end
 for sku in pairs(gone) do

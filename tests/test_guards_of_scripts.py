@@ -13,9 +13,13 @@ from cartsvc.errors import CartShort
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, ClosedStatus, Owner, Shortage
 from cartsvc.store import Store
+from tests import carts
 from tests import test_cart_add as add
+from tests import test_close as closing
 from tests import test_concurrency as concurrency
+from tests import test_merge as merging
 from tests import test_operations as operations
+from tests import test_restore as restoring
 from tests import test_sale_rules as rules
 from tests import test_upkeep as upkeep
 from tests.mutants import turns_red
@@ -197,31 +201,31 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "lib/cart.lua",
         "if cart.lost_hold or cart.new_hold then",
         "if cart.lost_hold then",
-        operations.test_merge_moves_a_hold_with_its_deadline,
+        merging.test_merge_moves_a_hold_with_its_deadline,
     ),
     (
         "lib/cart.lua",
         "    redis.call('ZREM', holders, line.sku .. ' ' .. cart.key)\n",
         "",
-        operations.test_held_units_are_sold_without_a_question,
+        closing.test_held_units_are_sold_without_a_question,
     ),
     (
         "lib/cart.lua",
         "  redis.call('HSET', carts, cart.id, closed)\n",
         "",
-        operations.test_the_next_add_starts_another_cart,
+        closing.test_the_next_add_starts_another_cart,
     ),
     (
         "lib/cart.lua",
         "  redis.call('ZADD', dirty, now, closed)\n",
         "",
-        operations.test_merge_closes_the_guests_cart,
+        merging.test_merge_closes_the_guests_cart,
     ),
     (
         "lib/cart.lua",
         "  redis.call('ZREM', dirty, cart.key)\n",
         "",
-        operations.test_merge_closes_the_guests_cart,
+        merging.test_merge_closes_the_guests_cart,
     ),
     (
         "lib/line.lua",
@@ -233,7 +237,7 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "lib/line.lua",
         "    cart.new_hold = true\n",
         "",
-        operations.test_merge_moves_a_hold_with_its_deadline,
+        merging.test_merge_moves_a_hold_with_its_deadline,
     ),
     (
         "lib/line.lua",
@@ -385,7 +389,7 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "lib/terms.lua",
         "  if line.saved > 0 then\n",
         "  if false then\n",
-        operations.test_merge_counts_the_owners_saved_units,
+        merging.test_merge_counts_the_owners_saved_units,
     ),
     (
         "lib/catalogue.lua",
@@ -453,7 +457,7 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "if false then",
         operations.test_clear_of_an_empty_cart_changes_nothing,
     ),
-    ("cart_save.lua", "  hold(cart, line, 0)\n", "", operations.test_merge_keeps_saved_lines_saved),
+    ("cart_save.lua", "  hold(cart, line, 0)\n", "", merging.test_merge_keeps_saved_lines_saved),
     (
         "cart_save.lua",
         "decide(cart, line, line.saved) or too_few(cart, line)",
@@ -482,49 +486,49 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "cart_merge.lua",
         "not line.facts and no_place(cart, new_lines + 1)",
         "false",
-        operations.test_merge_keeps_the_cap,
+        merging.test_merge_keeps_the_cap,
     ),
     (
         "cart_merge.lua",
         "no_place(cart, new_lines + 1)",
         "no_place(cart, 1)",
-        operations.test_merge_keeps_the_cap,
+        merging.test_merge_keeps_the_cap,
     ),
     (
         "cart_merge.lua",
         "not (theirs.saved > 0 or theirs.counter) and not_sold(line.record)",
         "false",
-        operations.test_merge_leaves_what_is_not_sold_any_more,
+        merging.test_merge_leaves_what_is_not_sold_any_more,
     ),
     (
         "cart_merge.lua",
         "not (theirs.saved > 0 or theirs.counter) and not_sold",
         "not_sold",
-        operations.test_merge_moves_what_is_held_of_an_inactive_product,
+        merging.test_merge_moves_what_is_held_of_an_inactive_product,
     ),
     (
         "cart_merge.lua",
         "theirs.saved > 0 and line.units > 0 and 'ALREADY_IN_CART' or nil",
         "nil",
-        operations.test_a_line_that_the_owner_wants_is_not_saved_by_a_merge,
+        merging.test_a_line_that_the_owner_wants_is_not_saved_by_a_merge,
     ),
     (
         "cart_merge.lua",
         "    free_of[theirs.counter] = (free(theirs.counter) or 0) + theirs.units\n",
         "",
-        operations.test_merge_counts_the_owners_saved_units,
+        merging.test_merge_counts_the_owners_saved_units,
     ),
     (
         "cart_merge.lua",
         "  most = most - line.saved\n",
         "",
-        operations.test_merge_counts_the_owners_saved_units,
+        merging.test_merge_counts_the_owners_saved_units,
     ),
     (
         "cart_merge.lua",
         "math.max(0, math.min(theirs.units, most))",
         "math.min(theirs.units, most)",
-        operations.test_merge_moves_nothing_where_nothing_is_free,
+        merging.test_merge_moves_nothing_where_nothing_is_free,
     ),
     (
         "cart_merge.lua",
@@ -536,51 +540,49 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "cart_merge.lua",
         "theirs.counter and not line.counter then",
         "theirs.counter then",
-        partial(
-            operations.test_a_hold_of_the_owners_line_keeps_its_deadline, first=operations.USER
-        ),
+        partial(merging.test_a_hold_of_the_owners_line_keeps_its_deadline, first=carts.USER),
     ),
     (
         "cart_merge.lua",
         "if line.next_counter and theirs.counter and not line.counter then",
         "if false then",
-        operations.test_a_hold_gives_its_deadline_to_a_line_that_has_none,
+        merging.test_a_hold_gives_its_deadline_to_a_line_that_has_none,
     ),
     (
         "cart_merge.lua",
         "  hold(guest, theirs, 0)\n",
         "",
-        operations.test_merge_closes_the_guests_cart,
+        merging.test_merge_closes_the_guests_cart,
     ),
     (
         "cart_merge.lua",
         "add_news(cart, guest.notices)\n",
         "",
-        operations.test_the_guests_notices_reach_the_owner,
+        merging.test_the_guests_notices_reach_the_owner,
     ),
     (
         "cart_merge.lua",
         "not_now(cart) or not_now(guest)",
         "not_now(cart)",
-        operations.test_the_guests_notices_reach_the_owner,
+        merging.test_the_guests_notices_reach_the_owner,
     ),
     (
         "cart_merge.lua",
         "line.units + line.saved + moved",
         "line.units + moved",
-        operations.test_merge_counts_the_owners_saved_units,
+        merging.test_merge_counts_the_owners_saved_units,
     ),
     (
         "cart_close.lua",
         "(cart_id == '' or cart_id == cart.id)",
         "true",
-        partial(operations.test_close_is_for_the_cart_that_is_meant, status="ABANDONED"),
+        partial(closing.test_close_is_for_the_cart_that_is_meant, status="ABANDONED"),
     ),
     (
         "cart_close.lua",
         "not (reply or line.counter)",
         "not reply",
-        operations.test_held_units_are_sold_without_a_question,
+        closing.test_held_units_are_sold_without_a_question,
     ),
     (
         "cart_close.lua",
@@ -592,31 +594,31 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "cart_close.lua",
         "    return { 'SHORT', short }\n",
         "    return nil\n",
-        operations.test_all_of_a_cart_is_sold_or_nothing,
+        closing.test_all_of_a_cart_is_sold_or_nothing,
     ),
     (
         "cart_close.lua",
         "active == 0 and { 'EMPTY_CART' } or nil",
         "nil",
-        operations.test_there_must_be_something_to_convert,
+        closing.test_there_must_be_something_to_convert,
     ),
     (
         "cart_close.lua",
         "status == 'CONVERTED' and not cart.notices",
         "status == 'CONVERTED'",
-        operations.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
+        closing.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
     ),
     (
         "cart_close.lua",
         "if status == 'CONVERTED' and cart.notices then",
         "if false then",
-        operations.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
+        closing.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
     ),
     (
         "cart_close.lua",
         "    line.units = 0 -- none left for its hold to give back\n",
         "",
-        operations.test_held_units_are_sold_without_a_question,
+        closing.test_held_units_are_sold_without_a_question,
     ),
     ("cart_close.lua", "record.policy ~= 'untracked'", "true", rules.test_from_hold_to_untracked),
     (
@@ -635,73 +637,73 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "cart_close.lua",
         "if #saved > 0 then",
         "if false then",
-        operations.test_saved_lines_stay_with_the_owner_of_a_converted_cart,
+        closing.test_saved_lines_stay_with_the_owner_of_a_converted_cart,
     ),
     (
         "cart_restore.lua",
         "redis.call('SET', seq, cart_id)",
         "local _",
-        operations.test_ids_of_new_carts_are_above_those_of_restored_ones,
+        restoring.test_ids_of_new_carts_are_above_those_of_restored_ones,
     ),
     (
         "cart_merge.lua",
         "limit[1] == 'NO_COUNTER' and limit",
         "false",
-        operations.test_merge_guesses_no_counter,
+        merging.test_merge_guesses_no_counter,
     ),
     (
         "cart_merge.lua",
         "if theirs.counter and not line.facts then",
         "if false then",
-        partial(operations.test_what_is_held_moves_though_the_catalogue_changed, own=0),
+        partial(merging.test_what_is_held_moves_though_the_catalogue_changed, own=0),
     ),
     (
         "cart_restore.lua",
         "if deadline <= now then",
         "if false then",
-        operations.test_a_line_whose_deadline_has_passed_is_left_out,
+        restoring.test_a_line_whose_deadline_has_passed_is_left_out,
     ),
     (
         "cart_restore.lua",
         "elseif units_free >= line.next_units then",
         "elseif line.record then",
-        operations.test_restored_lines_share_what_is_free,
+        restoring.test_restored_lines_share_what_is_free,
     ),
     (
         "cart_restore.lua",
         "    free_of[line.record.counter] = units_free - line.next_units\n",
         "",
-        operations.test_restored_lines_share_what_is_free,
+        restoring.test_restored_lines_share_what_is_free,
     ),
     (
         "cart_restore.lua",
         "not cart.id and redis.call('HGET', carts, cart_id)",
         "false",
-        partial(operations.test_a_closed_cart_stays_closed, status="REMOVED"),
+        partial(restoring.test_a_closed_cart_stays_closed, status="REMOVED"),
     ),
     (
         "cart_restore.lua",
         "cart_id, last_line",
         "cart_id, #lines",
-        operations.test_a_restored_cart_goes_on_where_it_was,
+        restoring.test_a_restored_cart_goes_on_where_it_was,
     ),
     (
         "cart_restore.lua",
         "(is_as_flushed and 0 or 1)",
         "0",
-        operations.test_a_line_whose_units_have_gone_is_left_out,
+        restoring.test_a_line_whose_units_have_gone_is_left_out,
     ),
     (
         "cart_restore.lua",
         "  redis.call('ZREM', dirty, cart.key)\n",
         "",
-        operations.test_restore_puts_a_cart_back,
+        restoring.test_restore_puts_a_cart_back,
     ),
     (
         "cart_restore.lua",
         "  redis.call('HSET', cart.key, 'updated', updated)\n",
         "",
-        operations.test_restore_puts_a_cart_back,
+        restoring.test_restore_puts_a_cart_back,
     ),
     (
         "stock_set.lua",

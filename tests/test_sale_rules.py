@@ -21,8 +21,7 @@ from cartsvc.errors import (
 )
 from cartsvc.model import MAX_QUANTITY, Cart, LineRequest, Notice, Shortage
 from cartsvc.store import RELEASE_LINES
-from tests.shop import ANN, LAMP, MUG, NOW_MS, Shop
-from tests.test_operations import (
+from tests.carts import (
     BOB,
     GUEST,
     HOLD_MS,
@@ -40,6 +39,7 @@ from tests.test_operations import (
     take_back,
     units,
 )
+from tests.shop import ANN, LAMP, MUG, NOW_MS, Shop
 
 Act = Callable[[], Awaitable[object]]
 

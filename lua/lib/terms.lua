@@ -206,7 +206,7 @@ end
 local function decide_fewer(cart, line, units)
   line.next_units, line.next_counter, line.next_deadline = units, line.counter, line.deadline
   line.record = record_of(line.sku)
-  if line.record then
+  if line.record and line.record.min_per_order then
     units_of[line.record.product_id] = in_cart(cart, line) + units - line.units
     return too_few(cart, line)
   end
