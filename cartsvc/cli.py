@@ -145,12 +145,21 @@ def token(
     ttl_s: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 86_400,
 ) -> None:
     """Print a signed token."""
-    secret = _settings().jwt_secret
-    if not secret:
+    values = _settings()
+    if not values.jwt_secret:
         raise SettingError("CARTSVC_JWT_SECRET: is not set")
     if kind not in identity.TOKEN_TYPES:
         raise typer.BadParameter(f"{kind!r} is not one of {', '.join(identity.TOKEN_TYPES)}")
-    out.print(identity.issue_token(secret, subject=sub, kind=kind, tenant=tenant, ttl_s=ttl_s))
+    signed = identity.issue_token(
+        values.jwt_secret,
+        subject=sub,
+        kind=kind,
+        tenant=tenant,
+        ttl_s=ttl_s,
+        issuer=values.jwt_issuer,
+        audience=values.jwt_audience,
+    )
+    out.print(signed)
 
 
 @app.command(name="keys")

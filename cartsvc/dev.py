@@ -150,7 +150,11 @@ def _servers(
         settings,
         database_url=postgres.url if postgres else settings.database_url,
         redis_url=valkey.url if valkey else settings.redis_url,
-        jwt_secret=settings.jwt_secret or embedded.kept_secret(folder / "jwt-secret"),
+        jwt_secret=(
+            settings.jwt_secret
+            if settings.jwt_keys()
+            else embedded.kept_secret(folder / "jwt-secret")
+        ),
     )
     return settings, [server for server in (postgres, valkey) if server]
 

@@ -19,11 +19,20 @@ CartError
 │   ├── EmptyCart          there is nothing to convert
 │   ├── CartShort          lines: each with what is free of it; the cart can't be converted
 │   ├── CartChanged        the cart lost lines, and its owner is told now
+│   ├── CartClosed         cart_id, status: the cart takes no changes any more
+│   ├── CartExists         cart_id: the owner has an active cart
+│   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
+│   ├── UnknownTenant      tenant
 │   └── StockHeld          sku, held: carts hold more than the stock was to be set to
+├── Unauthorized           who asks is not known, or is none who may
+│   ├── NoToken
+│   ├── BadToken           reason, for a log: nobody who sends one is told why
+│   └── WrongType          kind: the token is of another type than is asked for
 ├── Unavailable            the service can't decide now; worth trying again
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
+│   ├── LedgerAway         reason: PostgreSQL did not answer
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 └── Invalid                field, problem: the request itself is malformed
 """
@@ -166,10 +175,60 @@ class CartChanged(Refused):
     """The cart lost lines that its owner is told of only now; asked again, it is converted."""
 
 
+class CartClosed(Refused):
+    """`status` is what it was closed as."""
+
+    facts = (("cart_id", int), ("status", str))
+    cart_id: int
+    status: str
+
+
+class CartExists(Refused):
+    """An owner has one active cart, and it is this one."""
+
+    facts = (("cart_id", int),)
+    cart_id: int
+
+
+class PriceDiffers(Refused):
+    """A request named a line's price, name or image, and the catalogue says otherwise."""
+
+    facts = (("sku", str), ("price_minor", int))
+    sku: str
+    price_minor: int
+
+
+class UnknownTenant(Refused):
+    facts = (("tenant", str),)
+    tenant: str
+
+
 class StockHeld(Refused):
     facts = (("sku", str), ("held", int))
     sku: str
     held: int
+
+
+class Unauthorized(CartError):
+    """Who asks is not known, or is none who may."""
+
+
+class NoToken(Unauthorized):
+    pass
+
+
+class BadToken(Unauthorized):
+    """`reason` is for a log: nobody who sends a bad token is told what is wrong with it."""
+
+    facts = (("reason", str),)
+    reason: str
+
+
+class WrongType(Unauthorized):
+    """`kind` is the token's type, and another one is asked for."""
+
+    facts = (("kind", str),)
+    kind: str
 
 
 class Unavailable(CartError):
@@ -191,6 +250,13 @@ class HoldsDue(Unavailable):
     facts = (("cart", str), ("counter", str))
     cart: str
     counter: str
+
+
+class LedgerAway(Unavailable):
+    """PostgreSQL did not answer; what was asked may or may not be done, and may be asked again."""
+
+    facts = (("reason", str),)
+    reason: str
 
 
 class OutcomeUnknown(Unavailable):
@@ -227,6 +293,8 @@ REPLIES: dict[str, type[CartError]] = {
     "NO_LINE": NoLine,
     "EMPTY_CART": EmptyCart,
     "SHORT": CartShort,
+    "CART_EXISTS": CartExists,
+    "PRICE_DIFFERS": PriceDiffers,
     "STOCK_HELD": StockHeld,
     "HOLDS_DUE": HoldsDue,
 }

@@ -31,6 +31,9 @@ def _setting(
 MAX_HOLD_TTL_S = 7 * 86_400
 """Longest that a cart may hold units, in seconds."""
 
+JWT_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_file")
+"""What tokens can be verified with: whoever verifies needs exactly one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -43,8 +46,18 @@ class Settings:
         "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14", secret=True
     )
     jwt_secret: str = _setting(
-        "", "secret that signs tokens (HS256); `cartsvc token` needs it", secret=True
+        "",
+        "secret that tokens are signed and verified with (HS256); `cartsvc token` needs it",
+        secret=True,
     )
+    jwt_public_key_file: str = _setting(
+        "", "instead of the secret, a PEM file: an RSA (RS256) or P-256 (ES256) public key"
+    )
+    jwt_jwks_file: str = _setting(
+        "", "instead of both, a JWKS file of such keys; a token names one by its `kid`"
+    )
+    jwt_issuer: str = _setting("", "the `iss` that tokens must have; any or none if not set")
+    jwt_audience: str = _setting("", "the `aud` that tokens must have; any or none if not set")
     tenant: str = _setting("default", "tenant of the contracts that name none")
     currency: str = _setting("USD", "the one currency of prices, an ISO 4217 code")
     max_lines: int = _setting(50, "distinct lines a cart may hold", at_least=1, at_most=1_000)
@@ -61,6 +74,9 @@ class Settings:
         at_least=0.01,
     )
     redis_connections: int = _setting(16, "connections an API process may hold open", at_least=1)
+    database_timeout_s: float = _setting(
+        5.0, "longest wait for PostgreSQL in a request, which few need; then 503", at_least=0.01
+    )
     flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)
     flush_batch: int = _setting(500, "carts, or price changes, a transaction", at_least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
@@ -74,6 +90,10 @@ class Settings:
                 _ = urlsplit(getattr(self, name)).port
             except ValueError as error:
                 raise SettingError(f"{self._told(name)} has no usable host and port") from error
+
+    def jwt_keys(self) -> list[str]:
+        """Those of JWT_KEYS that are set."""
+        return [name for name in JWT_KEYS if getattr(self, name)]
 
     def _told(self, name: str) -> str:
         """Variable and value, but not a value that is not for a terminal or a log."""

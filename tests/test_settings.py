@@ -15,6 +15,10 @@ READABLE = {
     "CARTSVC_REDIS_URL": ("rediss://redis.example.com:6380/1",) * 2,
     "CARTSVC_DATABASE_URL": ("postgres://cart@db.example.com/cart",) * 2,
     "CARTSVC_JWT_SECRET": (SECRET, SECRET),
+    "CARTSVC_JWT_PUBLIC_KEY_FILE": ("keys/issuer.pem",) * 2,
+    "CARTSVC_JWT_JWKS_FILE": ("keys/jwks.json",) * 2,
+    "CARTSVC_JWT_ISSUER": ("https://id.example.com/",) * 2,
+    "CARTSVC_JWT_AUDIENCE": ("cart",) * 2,
     "CARTSVC_TENANT": ("acme_2-eu", "acme_2-eu"),
     "CARTSVC_CURRENCY": ("EUR", "EUR"),
     "CARTSVC_MAX_LINES": ("7", 7),
@@ -23,6 +27,7 @@ READABLE = {
     "CARTSVC_MAX_BODY_BYTES": ("1024", 1024),
     "CARTSVC_REDIS_TIMEOUT_S": ("0.25", 0.25),
     "CARTSVC_REDIS_CONNECTIONS": ("3", 3),
+    "CARTSVC_DATABASE_TIMEOUT_S": ("2.5", 2.5),
     "CARTSVC_FLUSH_INTERVAL_S": ("2", 2.0),
     "CARTSVC_FLUSH_BATCH": ("20", 20),
     "CARTSVC_LOG_LEVEL": ("DEBUG", "DEBUG"),
@@ -108,6 +113,14 @@ def test_a_secret_that_can_not_be_used_is_refused_without_printing_it(secret: st
 
 def test_printed_settings_do_not_show_the_secret() -> None:
     assert SECRET not in repr(settings.read({"CARTSVC_JWT_SECRET": SECRET}))
+
+
+def test_what_tokens_are_verified_with_is_counted() -> None:
+    assert Settings().jwt_keys() == []
+    assert Settings(jwt_jwks_file="jwks.json", jwt_secret=SECRET).jwt_keys() == [
+        "jwt_secret",
+        "jwt_jwks_file",
+    ]
 
 
 def test_settings_made_in_code_are_checked_too() -> None:
