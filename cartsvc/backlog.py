@@ -1,6 +1,7 @@
 """What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from cartsvc.scripts import Argument, Runner
 from cartsvc.store import now_ms
 
 log = logging.getLogger(__name__)
+
+GONE = ("", "")
+"""Id and version of a cart that is not there."""
 
 START = "0-0"
 """The offset before a stream's first entry."""
@@ -47,6 +51,19 @@ class Backlog:
         """The carts that have been dirty for longest, at most `limit`."""
         marked: Any = await self.redis.zrange(bucket.dirty, 0, limit - 1)
         keys = [key.decode() for key in marked]
+        found = await self.carts(bucket, keys)
+        for key in keys:
+            if found.seen.get(key) == GONE:
+                log.error("%s is marked dirty but is not there", key)
+        return found
+
+    async def place(self, bucket: Bucket, cart_id: int) -> str | None:
+        """The key of a cart that is in Redis."""
+        key: Any = await self.redis.hget(bucket.carts, str(cart_id))
+        return key.decode() if key else None
+
+    async def carts(self, bucket: Bucket, keys: Sequence[str]) -> DirtyCarts:
+        """The carts at these keys."""
         read_ms = now_ms()
         pipeline = self.redis.pipeline(transaction=False)
         for key in keys:
@@ -55,8 +72,7 @@ class Backlog:
         seen: dict[str, tuple[Argument, Argument]] = {}
         for key, fields in zip(keys, await pipeline.execute(), strict=True):
             if not fields:
-                log.error("%s is marked dirty but is not there", key)
-                seen[key] = ("", "")
+                seen[key] = GONE
                 continue
             try:
                 cart = cart_of(bucket.owner(key), fields)

@@ -6,15 +6,16 @@ from cartsvc.model import Cart, Line, Owner, split_sku
 from cartsvc.scripts import notices
 
 
-class _AtAddition(msgspec.Struct, omit_defaults=True):
+class _AtAddition(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What `l:<sku>` holds: the line as it was added. The scripts write it in this order."""
 
     line: int
     price: int
     added: int
+    fixed: int = 0
     name: str
     variant: str | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
 
 
 _at_addition = msgspec.json.Decoder(_AtAddition)
@@ -23,7 +24,13 @@ _at_addition = msgspec.json.Decoder(_AtAddition)
 def facts_of(line: Line) -> str:
     """The line as `l:<sku>` holds it."""
     fixed = _AtAddition(
-        line.number, line.price_minor, line.added_ms, line.name, line.variant_name, line.image_url
+        line=line.number,
+        price=line.price_minor,
+        added=line.added_ms,
+        fixed=int(line.fixed_price),
+        name=line.name,
+        variant=line.variant_name,
+        images=line.images,
     )
     return msgspec.json.encode(fixed).decode()
 
@@ -55,6 +62,7 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
 def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
     fixed = _at_addition.decode(fields[b"l" + name[1:]])
     held = fields.get(b"h" + name[1:])
+    updated = fields.get(b"u" + name[1:])
     product_id, variant_id = split_sku(name[2:].decode())
     return Line(
         number=fixed.line,
@@ -64,8 +72,10 @@ def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
         price_minor=fixed.price,
         name=fixed.name,
         variant_name=fixed.variant,
-        image_url=fixed.image,
+        images=fixed.images,
         added_ms=fixed.added,
+        updated_ms=int(updated) if updated else fixed.added,
         held_until_ms=int(held.partition(b" ")[0]) if held else None,
         saved=name.startswith(b"s:"),
+        fixed_price=bool(fixed.fixed),
     )

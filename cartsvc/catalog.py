@@ -1,6 +1,5 @@
 """The catalogue: what a product is, how a row of a file becomes one, what Redis keeps of it."""
 
-import re
 from collections.abc import Collection, Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -10,16 +9,13 @@ import msgspec
 import orjson
 
 from cartsvc import money
-from cartsvc.model import MAX_QUANTITY, product_id, sku
+from cartsvc.model import MAX_QUANTITY, MAX_TEXT, is_text, product_id, sku
 from cartsvc.settings import MAX_HOLD_TTL_S
 
 MAX_VARIANTS = 200
 MAX_IMAGES = 20
-MAX_TEXT = 2_000
 MAX_MS = 10**13
 """A time in ms has at most 13 digits, so that deadlines sort by name."""
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -100,11 +96,11 @@ def _record(product: Product, variant: Variant | None, counter: str) -> str:
         "min_per_order": rules.min_per_order,
         "max_per_buyer": rules.max_per_buyer,
     }
-    about = {"name": product.name}
+    about: dict[str, Any] = {"name": product.name}
     if variant is not None:
         about["variant"] = variant.name
     if product.images:
-        about["image"] = product.images[0]
+        about["images"] = product.images
     record = {
         "price": product.price_minor if variant is None else variant.price_minor,
         "active": int(product.active),
@@ -230,12 +226,8 @@ def _id(value: str | int, what: str) -> str:
 
 
 def _text(value: str, what: str) -> str:
-    if not value.strip() or len(value) > MAX_TEXT or _CONTROL.search(value):
-        raise ValueError(f"{what} is empty, longer than {MAX_TEXT} or has control characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} is not valid UTF-8") from None
+    if not is_text(value):
+        raise ValueError(f"{what} is empty, longer than {MAX_TEXT} or has characters that are none")
     return value
 
 

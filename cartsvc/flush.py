@@ -4,14 +4,21 @@ In both the order is: read, write, commit, and only then take it off the backlog
 between repeats work that changes nothing the second time.
 """
 
+from collections.abc import Sequence
+
 from cartsvc.backlog import START, Backlog
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 
 
-async def carts(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) -> int:
-    """Write the carts that have been dirty for longest; returns how many rows were behind."""
-    async with ledger.flush(bucket) as flush:
+async def carts(
+    backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int, *, wait: bool = False
+) -> int:
+    """Write the carts that have been dirty for longest; returns how many rows were behind.
+
+    Leaves it to another flush of the bucket if there is one, or waits for that with `wait`.
+    """
+    async with ledger.flush(bucket, wait=wait) as flush:
         if flush is None:
             return 0
         dirty = await backlog.dirty_carts(bucket, limit)
@@ -23,9 +30,19 @@ async def carts(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) ->
     return written
 
 
-async def prices(backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int) -> int:
-    """Write price changes, each exactly once; returns how many."""
-    async with ledger.flush(bucket) as flush:
+async def these(backlog: Backlog, ledger: Ledger, bucket: Bucket, keys: Sequence[str]) -> None:
+    """Write some carts now (keys), as far as they are in Redis."""
+    async with ledger.write(bucket) as flush:
+        found = await backlog.carts(bucket, keys)
+        await flush.write_carts(found.carts)
+    await backlog.flushed(bucket, found)
+
+
+async def prices(
+    backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int, *, wait: bool = False
+) -> int:
+    """Write price changes, each exactly once; returns how many. `wait` as for carts."""
+    async with ledger.flush(bucket, wait=wait) as flush:
         if flush is None:
             return 0
         # The offset commits with the rows, so what it covers is in PostgreSQL, once.

@@ -24,7 +24,8 @@ TABLE = (
         f"{_CARTS}, hold_release",
         "the owner's active cart: id, status, version, created, updated (ms), lines, last_line; "
         "per line q:<sku> = quantity (s:<sku> when saved for later), l:<sku> = what was fixed at "
-        "addition, as JSON, h:<sku> = deadline (ms) and counter while its units are held; "
+        "addition, as JSON, h:<sku> = deadline (ms) and counter while its units are held, "
+        "u:<sku> = its last change (ms); "
         "due = its earliest deadline, notices = what its owner was not told yet",
     ),
     KeyKind(

@@ -12,7 +12,18 @@ from cartsvc import sql
 from cartsvc.catalog import Product
 from cartsvc.errors import UnknownSku
 from cartsvc.keys import Bucket
-from cartsvc.model import MAX_LINE, Cart, Line, Owner, PriceChange, StockLevel, item_id, split_sku
+from cartsvc.model import (
+    LINE_BITS,
+    MAX_LINE,
+    Cart,
+    Line,
+    Owner,
+    PriceChange,
+    PriceEvent,
+    StockLevel,
+    item_id,
+    split_sku,
+)
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a call raises when PostgreSQL is away, or refuses."""
@@ -29,18 +40,30 @@ _MIGRATION_LOCK = 0x63617274
 
 
 class Ledger:
-    """A pool of connections, opened when they are needed."""
+    """A pool of connections, opened when they are needed. `timeout_s` bounds a statement."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self.pool = pool
+    pool: asyncpg.Pool
+
+    def __init__(self, url: str, *, connections: int = 4, timeout_s: float = 60) -> None:
+        self.url = url
+        self.connections = connections
+        self.timeout_s = timeout_s
 
     @classmethod
-    async def connect(cls, url: str, *, connections: int = 4) -> Self:
+    async def connect(cls, url: str) -> Self:
+        ledger = cls(url)
+        await ledger.open()
+        return ledger
+
+    async def open(self) -> None:
         """Does not wait for PostgreSQL to be there: each call fails on its own while it is not."""
-        pool = await asyncpg.create_pool(
-            url, min_size=0, max_size=connections, timeout=5, command_timeout=60
+        self.pool = await asyncpg.create_pool(
+            self.url,
+            min_size=0,
+            max_size=self.connections,
+            timeout=5,
+            command_timeout=self.timeout_s,
         )
-        return cls(pool)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -106,31 +129,76 @@ class Ledger:
     async def active_cart(self, tenant: str, owner: Owner) -> Cart | None:
         """The owner's active cart as it was flushed last."""
         async with self._transaction() as connection:
-            row = await connection.fetchrow(_q("active_cart"), tenant, owner.kind, owner.id)
-            if row is None:
-                return None
-            lines = await connection.fetch(_q("lines"), tenant, row["id"])
-        return Cart(
-            id=row["id"],
-            owner=owner,
-            status=row["status"],
-            version=row["version"],
-            created_ms=int(row["created_ms"]),
-            updated_ms=int(row["updated_ms"]),
-            last_line=row["last_line"],
-            lines=[_line(line) for line in lines],
-        )
+            found = await connection.fetchval(_q("active_cart"), tenant, owner.kind, owner.id)
+            carts = [] if found is None else await _carts(connection, tenant, [found])
+        return carts[0] if carts else None
+
+    async def cart(self, tenant: str, cart_id: int) -> Cart | None:
+        """A cart as it was flushed last, active or closed."""
+        async with self._transaction() as connection:
+            carts = await _carts(connection, tenant, [cart_id])
+        return carts[0] if carts else None
+
+    async def carts(
+        self, tenant: str, owner: Owner | None, *, limit: int, offset: int
+    ) -> tuple[list[Cart], int]:
+        """Carts in the order of their ids, all or an owner's, and how many there are."""
+        async with self._transaction() as connection:
+            ids, total = await _page(connection, "cart", tenant, owner, limit, offset)
+            return await _carts(connection, tenant, ids), total
+
+    async def items(
+        self, tenant: str, owner: Owner | None, *, limit: int, offset: int
+    ) -> tuple[list[tuple[Cart, Line]], int]:
+        """Lines in the order of their item ids, each with its cart, and how many there are."""
+        async with self._transaction() as connection:
+            ids, total = await _page(connection, "item", tenant, owner, limit, offset)
+            cart_ids = sorted({item >> LINE_BITS for item in ids})
+            carts = await _carts(connection, tenant, cart_ids)
+        wanted = set(ids)
+        found = [
+            (cart, line)
+            for cart in carts
+            for line in cart.lines
+            if item_id(cart.id, line.number) in wanted
+        ]
+        return found, total
+
+    async def price_history(self, tenant: str, item: int) -> list[PriceEvent]:
+        """The price changes of a line, the newest first."""
+        rows = await self.pool.fetch(_q("price_history"), tenant, item)
+        return [
+            PriceEvent(
+                row["id"], row["old_price_minor"], row["new_price_minor"], int(row["changed_ms"])
+            )
+            for row in rows
+        ]
+
+    async def delete_cart(self, tenant: str, cart_id: int) -> None:
+        """Let a cart that was abandoned or removed be there for nobody any more."""
+        await self.pool.execute(_q("delete_cart"), tenant, cart_id)
+
+    async def ping(self) -> None:
+        """Fails as any call would while PostgreSQL is away."""
+        await self.pool.fetchval("SELECT 1")
 
     @contextlib.asynccontextmanager
-    async def flush(self, bucket: Bucket) -> AsyncIterator["Flush | None"]:
+    async def flush(self, bucket: Bucket, *, wait: bool = False) -> AsyncIterator["Flush | None"]:
         """A transaction that writes carts and price changes of `bucket`.
 
-        None while another worker's transaction does: a matter of thrift, since the version guard
-        and the stream's offset keep two workers at once correct.
+        None while another worker's transaction does, or after it with `wait`: a matter of thrift,
+        since the version guard and the stream's offset keep two workers at once correct.
         """
+        claim = _q("await_bucket" if wait else "claim_bucket")
         async with self._transaction() as connection:
-            claimed = await connection.fetchval(_q("claim_bucket"), bucket.tenant, bucket.number)
-            yield Flush(connection, bucket) if claimed else None
+            claimed = await connection.fetchval(claim, bucket.tenant, bucket.number)
+            yield None if claimed is False else Flush(connection, bucket)
+
+    @contextlib.asynccontextmanager
+    async def write(self, bucket: Bucket) -> AsyncIterator["Flush"]:
+        """A transaction that writes some carts of `bucket`, whoever else flushes it."""
+        async with self._transaction() as connection:
+            yield Flush(connection, bucket)
 
 
 class CatalogueChange:
@@ -219,16 +287,18 @@ class Flush:
                 line.price_minor,
                 line.name,
                 line.variant_name,
-                line.image_url,
+                orjson.dumps(line.images).decode(),
                 line.added_ms,
+                line.updated_ms,
                 line.saved,
                 line.held_until_ms,
+                line.fixed_price,
             )
             for cart in carts
             if cart.id in ids
             for line in cart.lines
         ]
-        columns = _columns(lines, 12)
+        columns = _columns(lines, 14)
         await self._connection.execute(_q("delete_lines"), tenant, list(ids), columns[1])
         await self._connection.execute(_q("upsert_lines"), tenant, *columns)
         return len(ids)
@@ -266,6 +336,36 @@ async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
     return received
 
 
+async def _page(
+    connection: Any, what: str, tenant: str, owner: Owner | None, limit: int, offset: int
+) -> tuple[list[int], int]:
+    """Ids of a page of `what`, and how many there are on all pages."""
+    whose = (None, None) if owner is None else (owner.kind, owner.id)
+    total = await connection.fetchval(_q(f"{what}_count"), tenant, *whose)
+    rows = await connection.fetch(_q(f"{what}_page"), tenant, *whose, limit, offset)
+    return [row["id"] for row in rows], total
+
+
+async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:
+    rows = await connection.fetch(_q("carts_by_id"), tenant, ids)
+    lines: dict[int, list[Line]] = {row["id"]: [] for row in rows}
+    for line in await connection.fetch(_q("lines"), tenant, list(lines)):
+        lines[line["cart_id"]].append(_line(line))
+    return [
+        Cart(
+            id=row["id"],
+            owner=Owner(row["owner_kind"], row["owner_id"]),
+            status=row["status"],
+            version=row["version"],
+            created_ms=int(row["created_ms"]),
+            updated_ms=int(row["updated_ms"]),
+            last_line=row["last_line"],
+            lines=lines[row["id"]],
+        )
+        for row in rows
+    ]
+
+
 def _line(row: Any) -> Line:
     held_until_ms = row["held_until_ms"]
     return Line(
@@ -276,10 +376,12 @@ def _line(row: Any) -> Line:
         price_minor=row["price_minor"],
         name=row["name"],
         variant_name=row["variant_name"],
-        image_url=row["image_url"],
+        images=tuple(row["images"]),
         added_ms=int(row["added_ms"]),
+        updated_ms=int(row["updated_ms"]),
         held_until_ms=None if held_until_ms is None else int(held_until_ms),
         saved=row["saved"],
+        fixed_price=row["fixed_price"],
     )
 
 

@@ -18,14 +18,28 @@ MAX_LINE: Final = (1 << LINE_BITS) - 1
 MAX_QUANTITY: Final = 999_999_999
 """Largest quantity and stock counter: nine digits, safe in Lua, JSON and PostgreSQL's integer."""
 
-ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED"]
+ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED", "DELETED"]
+"""What a cart is closed as; one that is DELETED is there for nobody any more."""
+
+MAX_TEXT: Final = 2_000
+"""Longest name or URL that a line fixes, in characters."""
+
+MAX_OWNER_ID: Final = 128
+"""Longest id of an owner, in characters."""
+
+MAX_SAFE_INT: Final = 2**53 - 1
+"""Largest integer that survives JavaScript."""
+
+# Control characters, and halves of surrogate pairs, which PostgreSQL does not take.
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,15}")
 
 _PRODUCT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose cart it is. `kind` is "session", "user", "device" or "customer"."""
+    """Whose cart it is. `kind` is "session", "device" or "customer"."""
 
     kind: str
     id: str
@@ -43,7 +57,8 @@ class Line(msgspec.Struct, frozen=True):
     """A line item. `number` is the line's own within its cart and is never given again.
 
     `held_until_ms` is the deadline until which its units are the shopper's, None where they are
-    not held. A line that is `saved` for later is no part of the order.
+    not held. A line that is `saved` for later is no part of the order. One with a `fixed_price`
+    keeps it when the catalogue's changes.
     """
 
     number: int
@@ -53,10 +68,17 @@ class Line(msgspec.Struct, frozen=True):
     price_minor: int
     name: str
     variant_name: str | None
-    image_url: str | None
+    images: tuple[str, ...]
     added_ms: int
+    updated_ms: int
     held_until_ms: int | None = None
     saved: bool = False
+    fixed_price: bool = False
+
+    @property
+    def image_url(self) -> str | None:
+        """The main image."""
+        return self.images[0] if self.images else None
 
     @property
     def sku(self) -> str:
@@ -65,6 +87,19 @@ class Line(msgspec.Struct, frozen=True):
     @property
     def subtotal_minor(self) -> int:
         return self.quantity * self.price_minor
+
+
+class LineTerms(msgspec.Struct, frozen=True):
+    """A line as a request describes it; None where it does not say.
+
+    `name` and `image_url` are texts as `is_text` takes them.
+    """
+
+    quantity: int
+    saved: bool
+    price_minor: int | None = None
+    name: str | None = None
+    image_url: str | None = None
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -90,6 +125,13 @@ class Cart(msgspec.Struct, frozen=True):
     last_line: int
     lines: list[Line]
     notices: tuple[Notice, ...] = ()
+
+    def line(self, item: int) -> Line | None:
+        """The line with that item id."""
+        for line in self.lines:
+            if item_id(self.id, line.number) == item:
+                return line
+        return None
 
     @property
     def in_order(self) -> list[Line]:
@@ -165,6 +207,15 @@ class PriceChange(msgspec.Struct, frozen=True):
     changed_ms: int
 
 
+class PriceEvent(msgspec.Struct, frozen=True):
+    """A price change of a line, as it is recorded under its own number."""
+
+    id: int
+    old_minor: int
+    new_minor: int
+    changed_ms: int
+
+
 def sku(product_id: str, variant_id: str | None) -> str:
     """`<product>` or `<product>/<variant>`; neither id may hold a slash."""
     return product_id if variant_id is None else f"{product_id}/{variant_id}"
@@ -190,6 +241,30 @@ def object_id(text: str) -> str | None:
     Two spellings of one ObjectId are one product, so it is stored in lower case.
     """
     return text.lower() if _OBJECT_ID.fullmatch(text) else None
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text writes as JSON would, if it survives JavaScript; else None."""
+    if not _WHOLE.fullmatch(text):
+        return None
+    number = int(text)
+    return number if number <= MAX_SAFE_INT else None
+
+
+def public_id(text: str) -> int | str:
+    """An id for contracts whose ids are integers: as a number where it is one, else as it is."""
+    number = whole_number(text)
+    return text if number is None else number
+
+
+def is_text(text: str) -> bool:
+    """Whether a name or URL can be stored and shown: not blank, not too long, of characters."""
+    return bool(text.strip()) and len(text) <= MAX_TEXT and not _NO_TEXT.search(text)
+
+
+def is_owner_id(text: str) -> bool:
+    """Whether it can name the owner of a cart: 1 to 128 printable characters."""
+    return 1 <= len(text) <= MAX_OWNER_ID and text.isprintable()
 
 
 def product_id(text: str) -> str | None:

@@ -1,8 +1,15 @@
 """Money: whole minor units inside, a plain JSON number with two decimals outside, never a float."""
 
 from decimal import Decimal
+from typing import Annotated
 
 import msgspec
+
+Number = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
+"""An amount in a JSON body, written by `number`."""
+
+Amount = Annotated[Decimal, msgspec.Meta(extra_json_schema={"type": "number"})]
+"""An amount that a JSON body names, for `to_minor`."""
 
 MAX_PRICE = Decimal(10_000_000)
 """Largest price. Times the largest quantity it stays within PostgreSQL's bigint."""
@@ -22,6 +29,11 @@ def to_minor(price: Decimal) -> int:
     if cents != price:
         raise ValueError(f"price {price} has more than two decimals")
     return int(cents * 100)
+
+
+def text(minor: int) -> str:
+    """An amount of minor units with its two decimals: 2999 -> "29.99"."""
+    return f"{minor // 100}.{minor % 100:02}"
 
 
 def number(minor: int) -> msgspec.Raw:

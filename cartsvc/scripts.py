@@ -20,6 +20,9 @@ from cartsvc.model import Notice
 
 Argument = str | int
 
+FAILURES = (RedisError,)
+"""What a call of the client raises when Redis is away, or refuses."""
+
 _PACKAGE = Path(__file__).parent
 # The wheel carries the folder inside the package; a checkout has it beside the package.
 FOLDER = _PACKAGE / "lua" if (_PACKAGE / "lua").is_dir() else _PACKAGE.parent / "lua"

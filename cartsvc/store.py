@@ -10,16 +10,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
-from cartsvc.errors import CartChanged, HoldsDue, NoCart, NoLine, OutcomeUnknown
+from cartsvc.errors import CartChanged, HoldsDue, NoCart, OutcomeUnknown
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
-    MAX_LINE,
     Cart,
     ClosedStatus,
-    Line,
     LineRequest,
+    LineTerms,
     Merged,
     Owner,
     Unmerged,
@@ -80,11 +81,46 @@ class Store:
 
     async def remove(self, bucket: Bucket, owner: Owner, line: str, *more: str) -> Cart:
         """Take lines out of the cart, all or none of them."""
-        return await self._change("cart_remove", bucket, owner, [line, *more])
+        return await self._change("cart_remove", bucket, owner, ["", line, *more])
 
-    async def clear(self, bucket: Bucket, owner: Owner) -> Cart:
-        """Take every line out of the cart, saved ones too."""
-        return await self._change("cart_remove", bucket, owner, [])
+    async def clear(self, bucket: Bucket, owner: Owner, *, cart_id: int | None = None) -> Cart:
+        """Take every line out of the cart, saved ones too.
+
+        If it is `cart_id` where that is given.
+        """
+        return await self._change("cart_remove", bucket, owner, [_only(cart_id)])
+
+    async def make(self, bucket: Bucket, owner: Owner) -> Cart:
+        """An empty cart.
+
+        Raises:
+            CartExists: the owner has one.
+        """
+        return await self._change("cart_make", bucket, owner, [])
+
+    async def add_as(
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        sku: str,
+        terms: LineTerms,
+        *,
+        authority: bool,
+        cart_id: int,
+    ) -> Cart:
+        """Put a line into the owner's cart, or more units into it, as `terms` describes it.
+
+        Raises:
+            PriceDiffers: without authority, for a price, name or image that is not the catalogue's.
+        """
+        return await self._describe(bucket, owner, sku, "add", terms, authority, cart_id)
+
+    async def set_as(
+        self, bucket: Bucket, owner: Owner, item: int, terms: LineTerms, *, authority: bool
+    ) -> Cart:
+        """Make a line what `terms` describes. Raises as `add_as` does."""
+        name, cart_id = line_name(item), item >> LINE_BITS
+        return await self._describe(bucket, owner, name, "set", terms, authority, cart_id)
 
     async def save_for_later(self, bucket: Bucket, owner: Owner, line: str) -> Cart:
         """Set a line aside: it stays in the cart, counts for nothing, and holds nothing."""
@@ -107,6 +143,12 @@ class Store:
             fields = await self._after_release(bucket, due, attempt)
         return cart_of(owner, fields_of(fields))
 
+    async def peek(self, bucket: Bucket, owner: Owner) -> Cart:
+        """The owner's cart, for others: its owner is told nothing by it."""
+        keys = [bucket.carts, bucket.seq, bucket.cart(owner)]
+        _, fields = await self.runner.run("cart_find", keys, [""])
+        return cart_of(owner, fields_of(fields))
+
     async def find(self, bucket: Bucket, cart_id: int) -> Cart:
         """A cart by its id, for others than its owner; active, or closed and not flushed yet.
 
@@ -119,30 +161,18 @@ class Store:
             key, fields = found[0].decode(), found[1]
         return cart_of(bucket.owner(key), fields_of(fields))
 
-    async def find_item(self, bucket: Bucket, item_id: int) -> tuple[Cart, Line]:
-        """A line by its item id, and the cart that it is in; as `find`."""
-        cart = await self.find(bucket, item_id >> LINE_BITS)
-        for line in cart.lines:
-            if line.number == item_id & MAX_LINE:
-                return cart, line
-        raise NoLine(line_name(item_id))
-
     async def merge(self, bucket: Bucket, guest: Owner, owner: Owner) -> Merged:
         """Move the guest's cart into the owner's: each line as far as it fits.
 
-        The guest's cart is gone afterwards. Where there is none, or it is the owner's own, the
-        owner's is as it was.
+        The guest's cart is gone afterwards.
 
         Raises:
-            NoCart: neither has a cart.
+            NoCart: the guest has none, or is the owner.
         """
         if guest == owner:
-            return Merged(await self.read(bucket, owner), [])
+            raise NoCart
         keys = [bucket.cart(guest), bucket.closed(guest)]
-        try:
-            fields, report = await self._run("cart_merge", bucket, [bucket.cart(owner), *keys], [])
-        except NoCart:
-            return Merged(await self.read(bucket, owner), [])
+        fields, report = await self._run("cart_merge", bucket, [bucket.cart(owner), *keys], [])
         unmerged = [
             Unmerged(name.decode(), asked, moved, reason.decode())
             for name, asked, moved, reason in report
@@ -162,7 +192,7 @@ class Store:
             EmptyCart: there is nothing to convert.
         """
         keys = [bucket.cart(owner), bucket.closed(owner)]
-        arguments = [status, "" if cart_id is None else cart_id]
+        arguments = [status, _only(cart_id)]
         cart = cart_of(owner, fields_of(await self._run("cart_close", bucket, keys, arguments)))
         if cart.status != status:
             error = CartChanged()
@@ -184,7 +214,8 @@ class Store:
         for line in cart.lines:
             deadline = "" if line.held_until_ms is None else line.held_until_ms
             kind = "s" if line.saved else "q"
-            arguments += (line.sku, line.quantity, kind, deadline, facts_of(line))
+            changed = "" if line.updated_ms == line.added_ms else line.updated_ms
+            arguments += (line.sku, line.quantity, kind, deadline, changed, facts_of(line))
         return await self._change("cart_restore", bucket, cart.owner, arguments)
 
     async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
@@ -207,6 +238,22 @@ class Store:
         keys = [bucket.repricing, *carts]
         changed: int = await self._once("cart_reprice", bucket, keys, [name, done, next_done])
         return changed
+
+    async def _describe(
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        name: str,
+        how: str,
+        terms: LineTerms,
+        authority: bool,
+        cart_id: int,
+    ) -> Cart:
+        texts = [_json(text) for text in (terms.name, terms.image_url)]
+        price = "" if terms.price_minor is None else terms.price_minor
+        flags = [int(terms.saved), int(authority)]
+        arguments = [cart_id, name, terms.quantity, how, *flags, price, *texts]
+        return await self._change("cart_line", bucket, owner, arguments)
 
     async def _change(
         self, script: str, bucket: Bucket, owner: Owner, arguments: Sequence[Argument]
@@ -259,3 +306,12 @@ class Store:
     ) -> Any:
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
         return await self.runner.run(script, [*bucket.shared, *keys], [*terms, *arguments])
+
+
+def _only(cart_id: int | None) -> Argument:
+    """How a script is told that only this cart is meant."""
+    return "" if cart_id is None else cart_id
+
+
+def _json(text: str | None) -> str:
+    return "" if text is None else msgspec.json.encode(text).decode()

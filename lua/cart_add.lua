@@ -18,7 +18,7 @@ local function decide_all()
     local units = line.units + line.saved + whole(ARGV[i + 1])
     local reply = decide(cart, line, units)
     if reply then
-      return reply
+      return reply[1] == 'OUT_OF_STOCK' and out_of_stock(cart, line) or reply
     end
     lines[#lines + 1] = line
     new_lines = new_lines + (line.facts and 0 or 1)

@@ -114,7 +114,9 @@ for _, line in ipairs(lines) do
   if line.next_units then
     carry_out(cart, line)
   else
-    if not line.facts then
+    if line.facts then
+      touch(cart, line)
+    else
       make_line(cart, line, line.price or line.record.price, line.about or line.record.about)
       take_price(cart, line, line.record.price)
     end

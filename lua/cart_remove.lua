@@ -2,22 +2,24 @@
 -- cart_remove: take lines out of the cart, saved ones too; all of them where none is named.
 --
 -- uses bucket, cart, line
--- KEYS[13]  cart  hash  the owner's active cart
--- ARGV[5+]  name, per line: '<sku>' or '#<cart id>#<line number>'
+-- KEYS[13]  cart     hash  the owner's active cart
+-- ARGV[5]   cart_id  only if it is this cart; '' for whichever it is
+-- ARGV[6+]  name, per line: '<sku>' or '#<cart id>#<line number>'
 -- Returns   {'OK', the cart's fields and values}
 --         | {'NO_CART'}
 
 local cart = open_cart(KEYS[13])
+local cart_id = ARGV[5]
 local lines = {}
 
 local function find_all()
-  if not cart.id then
+  if not cart.id or cart_id ~= '' and cart_id ~= cart.id then
     return { 'NO_CART' }
-  elseif #ARGV < 5 then
+  elseif #ARGV < 6 then
     lines = all_lines(cart)
   end
   local seen = {}
-  for i = 5, #ARGV do
+  for i = 6, #ARGV do
     local line, reply = find_line(cart, ARGV[i])
     if reply then
       return reply

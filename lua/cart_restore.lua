@@ -11,7 +11,7 @@
 -- ARGV[8]    updated    ms
 -- ARGV[9]    last_line  the highest line number that was given
 -- ARGV[10+]  sku, units, 'q' in the cart or 's' saved for later, deadline ms or '' if not held,
---            facts as in l:<sku>, per line
+--            last change ms or '' if none, facts as in l:<sku>, per line
 -- Returns    {'OK', the cart's fields and values}
 --          | {'NOT_WARM'}
 --          | {'NO_CART'}; it was closed
@@ -36,9 +36,9 @@ local function plan_hold(line, deadline)
 end
 
 local function plan_lines()
-  for i = 10, #ARGV, 5 do
+  for i = 10, #ARGV, 6 do
     local line = { sku = ARGV[i], units = 0, next_units = tonumber(ARGV[i + 1]) }
-    line.kind, line.facts = ARGV[i + 2], ARGV[i + 4]
+    line.kind, line.changed, line.facts = ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]
     read_facts(line)
     line.record = record_of(line.sku)
     local deadline = tonumber(ARGV[i + 3])
@@ -47,7 +47,7 @@ local function plan_lines()
       return reply
     end
     lines[#lines + 1] = line
-    if line.is_gone or line.record and line.record.price ~= line.price then
+    if line.is_gone or line.record and line.record.price ~= line.price and not is_fixed(line) then
       is_as_flushed = false
     end
   end
@@ -84,6 +84,9 @@ for _, line in ipairs(lines) do
     cart.lines = cart.lines + 1
     redis.call('HSET', cart.key, 'l:' .. line.sku, line.facts,
       line.kind .. ':' .. line.sku, line.next_units)
+    if line.changed ~= '' then
+      redis.call('HSET', cart.key, 'u:' .. line.sku, line.changed)
+    end
     redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
     if line.record then
       take_price(cart, line, line.record.price)

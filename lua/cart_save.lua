@@ -28,6 +28,7 @@ elseif saved == '1' then
   hold(cart, line, 0)
   redis.call('HDEL', cart.key, 'q:' .. line.sku)
   redis.call('HSET', cart.key, 's:' .. line.sku, line.units)
+  touch(cart, line)
 else
   carry_out(cart, line)
 end

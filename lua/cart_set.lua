@@ -30,6 +30,7 @@ if units == line.units + line.saved then
   return tell(cart)
 elseif line.saved > 0 then
   redis.call('HSET', cart.key, 's:' .. line.sku, units)
+  touch(cart, line)
 else
   carry_out(cart, line)
 end

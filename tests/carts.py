@@ -152,6 +152,7 @@ def _see(seen: _Seen, key: str, cart: dict[str, str]) -> None:
         if active:
             seen.holders.add(f"{sku} {key}")
         if f"h:{sku}" in cart:
+            assert f"q:{sku}" in cart
             deadline, counter = cart[f"h:{sku}"].split(" ")
             seen.held[counter] += int(cart[f"q:{sku}"])
             seen.holds_by_sku.add(f"{counter} {deadline} {sku} {key}")

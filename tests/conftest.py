@@ -1,5 +1,6 @@
 """Real servers for every test: a Valkey and a PostgreSQL a session, started here."""
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -17,7 +18,7 @@ from cartsvc import dev, embedded, scripts
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
-from tests.shop import LAMP, MUG, FakeRunner, Shop
+from tests.shop import LAMP, MUG, SECRET, FakeRunner, Shop
 
 _databases = itertools.count(1)
 
@@ -71,16 +72,23 @@ async def fake_shop() -> AsyncIterator[Shop]:
     await redis.aclose()
 
 
-@pytest.fixture
-async def database_url(postgres: embedded.Postgres) -> AsyncIterator[str]:
-    """A database of the test's own, migrated."""
+async def make_database(postgres: embedded.Postgres, name: str) -> str:
+    """The URL of a new database, migrated."""
     admin = await Ledger.connect(postgres.url_of("postgres"))
     template = await Ledger.connect(postgres.url)
     await template.migrate()
     await template.close()
-    name = f"test_{next(_databases)}"
     await admin.pool.execute(f"CREATE DATABASE {name} TEMPLATE cartsvc")
-    yield postgres.url_of(name)
+    await admin.close()
+    return postgres.url_of(name)
+
+
+@pytest.fixture
+async def database_url(postgres: embedded.Postgres) -> AsyncIterator[str]:
+    """A database of the test's own, migrated."""
+    name = f"test_{next(_databases)}"
+    yield await make_database(postgres, name)
+    admin = await Ledger.connect(postgres.url_of("postgres"))
     await admin.pool.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
 
@@ -102,16 +110,38 @@ async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
 
 
 @pytest.fixture(scope="session")
-def api_url(valkey: embedded.Valkey) -> Iterator[str]:
-    """The service as it is run for real: a process of its own, on the real server."""
-    settings = Settings(port=free_port(), redis_url=valkey.url, redis_timeout_s=5)
+def api_database_url(postgres: embedded.Postgres) -> str:
+    """The database of the service at `api_url`."""
+    return asyncio.run(make_database(postgres, "api"))
+
+
+@pytest.fixture(scope="session")
+def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
+    """The service as it is run for real: a process of its own, on the real servers."""
+    settings = Settings(
+        port=free_port(),
+        redis_url=valkey.url,
+        redis_timeout_s=5,
+        database_url=api_database_url,
+        jwt_secret=SECRET,
+    )
     process = dev.start("serve", settings, os.environ)
     yield dev.url(settings)
     assert embedded.stop(process) == -signal.SIGTERM
 
 
 @pytest.fixture
-async def http(api_url: str, shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
+async def api_ledger(api_database_url: str, shop: Shop) -> AsyncIterator[Ledger]:
+    """PostgreSQL of the service at `api_url`, which knows `shop`, and no cart."""
+    ledger = await Ledger.connect(api_database_url)
+    await ledger.pool.execute("TRUNCATE buckets, carts, cart_items, price_history")
+    await ledger.open_bucket(shop.bucket)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def http(api_url: str, api_ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, whose Redis holds `shop`."""
     async with httpx.AsyncClient(base_url=api_url) as client:
         yield client

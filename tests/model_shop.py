@@ -34,7 +34,6 @@ from cartsvc.errors import (
 from cartsvc.model import (
     CART_ID_STEP,
     LINE_BITS,
-    MAX_LINE,
     MAX_QUANTITY,
     Cart,
     Line,
@@ -67,6 +66,7 @@ class Item:
     saved: bool = False
     deadline: int | None = None
     counter: str | None = None
+    changed: int = 0
 
     @property
     def product_id(self) -> str:
@@ -85,8 +85,9 @@ class Item:
             self.price,
             self.name,
             self.variant_name,
-            None,
+            (),
             self.added,
+            max(self.added, self.changed),
             self.deadline,
             self.saved,
         )
@@ -186,7 +187,15 @@ class ModelShop:
                 raise CartFull(self.max_lines)
             return self._tell(basket)
 
-        return self._attempt([owner], change)
+        try:
+            return self._attempt([owner], change)
+        except OutOfStock as refusal:
+            # Told as it is, not as the lines before would have made it.
+            basket = self.carts.get(owner) or Basket(0, owner, 0, 0)
+            known = self._stock_room(basket, refusal.sku)
+            again = known.refusal if known else refusal
+            again.notices = refusal.notices
+            raise again from None
 
     def set_quantity(self, owner: Owner, name: str | int, units: int) -> Cart:
         def change() -> Cart:
@@ -194,6 +203,7 @@ class ModelShop:
             if units == item.quantity:
                 return self._tell(basket)
             self._changed(basket)
+            item.changed = self.now
             if item.saved:
                 item.quantity = units
             elif units > item.quantity:
@@ -230,7 +240,7 @@ class ModelShop:
             if not item.saved:
                 self._changed(basket)
                 self._give_back(item)
-                item.saved = True
+                item.saved, item.changed = True, self.now
             return self._tell(basket)
 
         return self._attempt([owner], change)
@@ -255,18 +265,11 @@ class ModelShop:
                 return basket.cart()
         raise NoCart
 
-    def find_item(self, item_id: int) -> tuple[Cart, Line]:
-        cart = self.find(item_id >> LINE_BITS)
-        for line in cart.lines:
-            if line.number == item_id & MAX_LINE:
-                return cart, line
-        raise NoLine(line_name(item_id))
-
     def merge(self, guest: Owner, owner: Owner) -> Merged:
         def change() -> Merged:
             source = self.carts.get(guest)
             if source is None:
-                return Merged(self._tell(self._basket(owner)), [])
+                raise NoCart
             basket = self._changed(self.carts.get(owner) or self._new_basket(owner))
             report = []
             for theirs in source.in_order():
@@ -358,6 +361,7 @@ class ModelShop:
                 line.variant_name,
                 line.added_ms,
                 line.saved,
+                changed=line.updated_ms,
             )
             basket.items[line.sku] = item
             if deadline is not None:
@@ -516,7 +520,7 @@ class ModelShop:
             self._take_price(basket, item)
         deadline = item.deadline
         self._give_back(item)
-        item.quantity, item.saved = units, False
+        item.quantity, item.saved, item.changed = units, False, self.now
         rules = self.products[item.product_id].rules
         if rules.stock_policy == "hold":
             ttl_s = rules.hold_ttl_s or self.hold_ttl_s
@@ -536,31 +540,34 @@ class ModelShop:
 
     def _room(self, basket: Basket, sku: str) -> Room:
         """The tightest of the limits; of equal ones stock, then order, then buyer."""
-        product = self._product(sku)
-        rules = product.rules
         item = basket.items.get(sku)
         mine = item.ordered if item else 0
-        rooms = []
-        if rules.stock_policy != "untracked":
-            counter = self._counter(sku)
-            free = self.free[counter]
-            if item and item.counter == counter:
-                free += mine
-            others = 0
-            if rules.stock_policy != "hold":
-                others = sum(
-                    other.ordered
-                    for other in basket.items.values()
-                    if other.sku != sku
-                    and not other.counter
-                    and self._counter(other.sku) == counter
-                )
-            rooms.append(Room(free - others, OutOfStock(sku, free, others + mine)))
+        stock = self._stock_room(basket, sku)
         return min(
-            rooms + self._rule_rooms(basket, sku),
+            ([stock] if stock else []) + self._rule_rooms(basket, sku),
             key=lambda room: room.most,
             default=Room(MAX_QUANTITY, OutOfStock(sku, MAX_QUANTITY, mine)),
         )
+
+    def _stock_room(self, basket: Basket, sku: str) -> Room | None:
+        """What the stock allows; None where it is not tracked."""
+        rules = self._product(sku).rules
+        if rules.stock_policy == "untracked":
+            return None
+        item = basket.items.get(sku)
+        mine = item.ordered if item else 0
+        counter = self._counter(sku)
+        free = self.free[counter]
+        if item and item.counter == counter:
+            free += mine
+        others = 0
+        if rules.stock_policy != "hold":
+            others = sum(
+                other.ordered
+                for other in basket.items.values()
+                if other.sku != sku and not other.counter and self._counter(other.sku) == counter
+            )
+        return Room(free - others, OutOfStock(sku, free, others + mine))
 
     def _rule_rooms(self, basket: Basket, sku: str) -> list[Room]:
         product = self._product(sku)
@@ -609,7 +616,7 @@ class ModelShop:
             if mine and not mine.saved:
                 return 0, "ALREADY_IN_CART"
             mine = mine or self._moved_item(basket, theirs)
-            mine.saved = True
+            mine.saved, mine.changed = True, self.now
             mine.quantity += theirs.quantity
             return theirs.quantity, ""
         if deadline and counter and mine is None:
@@ -716,7 +723,7 @@ class ModelShop:
     def _take_price(self, basket: Basket, item: Item) -> None:
         old, new = item.price, self._price(item.sku)
         if old != new:
-            item.price = new
+            item.price, item.changed = new, self.now
             self.price_changes.append(
                 PriceChange(basket.id, item.number, basket.version, item.sku, old, new, self.now)
             )

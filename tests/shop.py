@@ -6,15 +6,24 @@ from decimal import Decimal
 from typing import Any
 
 from cartsvc import catalog, scripts
+from cartsvc.archive import Archive
+from cartsvc.backlog import Backlog
 from cartsvc.catalog import ProductRow, VariantRow
+from cartsvc.core import Core
+from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, LineRequest, Owner
 from cartsvc.scripts import Runner, Script
+from cartsvc.settings import Settings
 from cartsvc.shelf import Shelf
 from cartsvc.store import Store
 
 LAMP = "507f1f77bcf86cd799439011"
 MUG = "507f1f77bcf86cd799439012"
+SECRET = "a secret of thirty-two characters or more"
+"""What tokens for the service in tests are signed with."""
+
 NOW_MS = 1_763_640_000_000
 ANN = Owner("session", "ann")
 
@@ -120,3 +129,10 @@ class FakeRunner(Runner):
     def script(self, name: str) -> Script:
         script = super().script(name)
         return replace(script, source=script.source.removeprefix("#!lua"))
+
+
+def core_of(shop: Shop) -> Core:
+    """What a contract stands on, in this process, without a PostgreSQL."""
+    ledger = Ledger("postgresql://nowhere")
+    archive = Archive(shop.store, Backlog(shop.runner), ledger, timeout_s=5)
+    return Core(shop.store, archive, Verifier(Settings(jwt_secret=SECRET)), shop.bucket)

@@ -29,7 +29,7 @@ async def test_first_add_makes_a_cart(either_shop: Shop) -> None:
     assert (cart.created_ms, cart.updated_ms, line.added_ms) == (NOW_MS, NOW_MS, NOW_MS)
     assert (line.number, line.product_id, line.quantity) == (1, LAMP, 2)
     assert (line.price_minor, line.name) == (2999, "Aurora Desk Lamp")
-    assert line.image_url == "https://cdn.example.com/lamp.jpg"
+    assert line.images == ("https://cdn.example.com/lamp.jpg",)
     assert (cart.total_quantity, cart.total_minor) == (2, 5998)
 
 

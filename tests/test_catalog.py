@@ -9,8 +9,8 @@ import pytest
 from msgspec import ValidationError
 
 from cartsvc import catalog
-from cartsvc.catalog import MAX_IMAGES, MAX_TEXT, MAX_VARIANTS, Product, ProductRow, VariantRow
-from cartsvc.model import MAX_QUANTITY
+from cartsvc.catalog import MAX_IMAGES, MAX_VARIANTS, Product, ProductRow, VariantRow
+from cartsvc.model import MAX_QUANTITY, MAX_TEXT
 
 CUID = "clz1smartphonex0001abcdef"
 
@@ -144,7 +144,7 @@ def test_record_of_a_product_without_variants() -> None:
     # The order is what the scripts read it by.
     assert record == (
         '{"price":2200,"active":1,"policy":"","counter":"tee","several":0,"rules":{},'
-        '"variants":[],"about":{"name":"Heavy Tee","image":"tee.jpg"}}'
+        '"variants":[],"about":{"name":"Heavy Tee","images":["tee.jpg"]}}'
     )
     assert recorded(made(active=False), "tee")["tee"]["active"] == 0
 
@@ -164,7 +164,11 @@ def test_record_leads_each_variant_to_its_counter() -> None:
     assert [record["price"] for record in found.values()] == [2200, 1950, 2200]
     assert {record["several"] for record in found.values()} == {1}
     assert found["tee"]["variants"] == ["s", "m"]
-    assert found["tee/s"]["about"] == {"name": "Heavy Tee", "variant": "Small", "image": "tee.jpg"}
+    assert found["tee/s"]["about"] == {
+        "name": "Heavy Tee",
+        "variant": "Small",
+        "images": ["tee.jpg", "back.jpg"],
+    }
 
 
 def test_record_has_the_rules_of_the_sale() -> None:

@@ -82,7 +82,7 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
     await admin.execute("CREATE DATABASE empty")
     try:
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
-        assert done.stdout == "applied 0001_carts, 0002_sales\n"
+        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records\n"
     finally:
         await admin.execute("DROP DATABASE empty")
         await admin.close()

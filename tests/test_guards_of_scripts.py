@@ -17,6 +17,7 @@ from tests import carts
 from tests import test_cart_add as add
 from tests import test_close as closing
 from tests import test_concurrency as concurrency
+from tests import test_line_terms as terms
 from tests import test_merge as merging
 from tests import test_operations as operations
 from tests import test_restore as restoring
@@ -102,14 +103,14 @@ GUARDS: list[tuple[str, str, str, Case]] = [
     ),
     (
         "lib/line.lua",
-        "if line.price == price then",
-        "if true then",
+        "if line.price == price or",
+        "if true or",
         add.test_a_new_price_is_taken_and_recorded,
     ),
     (
         "lib/line.lua",
-        "if line.price == price then",
-        "if false then",
+        "if line.price == price or",
+        "if false or",
         add.test_the_same_price_is_no_price_change,
     ),
     (
@@ -739,6 +740,134 @@ GUARDS: list[tuple[str, str, str, Case]] = [
 )
 async def test_guards_of_the_scripts(shop: Shop, file: str, old: str, new: str, case: Case) -> None:
     await turns_red(case(Shop(Mutant(shop.runner, file, old, new))))
+
+
+LINE_GUARDS: list[tuple[str, str, str, Case]] = [
+    ("cart_make.lua", "not reply and cart.id", "false", terms.test_an_owner_has_one_cart),
+    ("cart_remove.lua", "cart_id ~= cart.id", "false", terms.test_only_in_the_cart_that_is_meant),
+    (
+        "cart_line.lua",
+        "if cart.id ~= cart_id then",
+        "if not cart.id then",
+        terms.test_only_in_the_cart_that_is_meant,
+    ),
+    (
+        "cart_line.lua",
+        "return decide(cart, line, units) or too_few(cart, line)",
+        "decide(cart, line, units) return too_few(cart, line)",
+        terms.test_stock_is_decided_as_for_an_add,
+    ),
+    ("cart_line.lua", " or too_few(cart, line)", "", terms.test_limits_hold),
+    ("cart_line.lua", "return decide_fewer(cart, line, units)", "", terms.test_limits_hold),
+    (
+        "cart_line.lua",
+        "decide_units() or no_place(cart, line.facts and 0 or 1)",
+        "decide_units()",
+        terms.test_limits_hold,
+    ),
+    (
+        "cart_line.lua",
+        "if units > MAX_UNITS then",
+        "if false then",
+        terms.test_no_line_has_more_than_nine_digits,
+    ),
+    (
+        "cart_line.lua",
+        "units = units + has",
+        "units = units + line.units",
+        terms.test_units_that_are_added_bring_saved_ones_back,
+    ),
+    ("cart_line.lua", "hold(cart, line, 0)", "", terms.test_a_held_line_holds_what_it_has),
+    (
+        "cart_line.lua",
+        "authority ~= '1' and not is_known",
+        "false",
+        terms.test_without_authority_all_must_be_the_catalogues,
+    ),
+    (
+        "cart_line.lua",
+        "(price == '' or price == price_due())",
+        "true",
+        terms.test_without_authority_all_must_be_the_catalogues,
+    ),
+    (
+        "cart_line.lua",
+        "and (own and has_name(own) or today and has_name(today))",
+        "",
+        terms.test_without_authority_all_must_be_the_catalogues,
+    ),
+    (
+        "cart_line.lua",
+        "and (own and has_image(own) or today and has_image(today))",
+        "",
+        terms.test_without_authority_all_must_be_the_catalogues,
+    ),
+    (
+        "cart_line.lua",
+        "own and has_name(own) or ",
+        "",
+        terms.test_without_authority_the_price_is_todays,
+    ),
+    (
+        "cart_line.lua",
+        "is_fixed(line) and line.price or ",
+        "",
+        terms.test_without_authority_a_price_of_its_own_is_the_one,
+    ),
+    (
+        "cart_line.lua",
+        "(has_image(about) and images or",
+        "(image == '' and images or",
+        terms.test_an_image_that_is_the_first_keeps_the_others,
+    ),
+    (
+        "cart_line.lua",
+        "not line.record or price ~= line.record.price",
+        "true",
+        terms.test_a_price_of_its_own_ends_with_the_catalogues,
+    ),
+    (
+        "lib/line.lua",
+        "or is_fixed(line) then",
+        "then",
+        terms.test_a_price_of_its_own_outlives_the_catalogues,
+    ),
+    (
+        "cart_restore.lua",
+        " and not is_fixed(line)",
+        "",
+        terms.test_a_price_of_its_own_moves_with_its_line,
+    ),
+    ("lib/terms.lua", "    touch(cart, line)\n", "", terms.test_a_line_says_when_it_was_changed),
+    ("cart_set.lua", "  touch(cart, line)\n", "", terms.test_a_line_says_when_it_was_changed),
+    ("cart_save.lua", "  touch(cart, line)\n", "", terms.test_a_line_says_when_it_was_changed),
+    ("lib/line.lua", "  touch(cart, line)\n", "", terms.test_a_line_says_when_it_was_changed),
+    ("lib/line.lua", ", 'u:' .. sku)", ")", terms.test_a_line_says_when_it_was_changed),
+    (
+        "cart_line.lua",
+        "if line.facts then\n  touch(cart, line)",
+        "if false then\n",
+        terms.test_authority_names_price_name_and_image,
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "case"), LINE_GUARDS, ids=lambda _: "")
+async def test_guards_of_described_lines(
+    shop: Shop, file: str, old: str, new: str, case: Case
+) -> None:
+    lax = Shop(Mutant(shop.runner, file, old, new))
+    await turns_red(case(await terms.filled(lax)))
+
+
+async def test_guard_of_what_is_told_as_out_of_stock(shop: Shop) -> None:
+    lax = Mutant(
+        shop.runner,
+        "cart_add.lua",
+        "reply[1] == 'OUT_OF_STOCK' and out_of_stock(cart, line) or reply",
+        "reply",
+    )
+    await turns_red(rules.test_lines_of_one_request_share_what_can_be_held(Shop(lax)))
 
 
 @pytest.mark.parametrize("quantity", ["0", "-1", "0x10", "1.5", " 1"])

@@ -96,12 +96,13 @@ async def test_new_products_are_in_postgres_and_in_redis(importer: Importer) -> 
             LAMP.encode(): b'{"price":2999,"active":1,"policy":"","counter":"%b","several":0,'
             b'"rules":{},"variants":[],"about":{"name":"Aurora Desk Lamp"}}' % LAMP.encode(),
             b"tee": b'{"price":2999,"active":1,"policy":"","counter":"tee","several":1,"rules":{},'
-            b'"variants":["s","m"],"about":{"name":"Heavy Tee","image":"front"}}',
+            b'"variants":["s","m"],"about":{"name":"Heavy Tee","images":["front","back"]}}',
             b"tee/s": b'{"price":1950,"active":1,"policy":"","counter":"tee/s","several":1,'
             b'"rules":{},"variants":[],'
-            b'"about":{"name":"Heavy Tee","variant":"Small","image":"front"}}',
+            b'"about":{"name":"Heavy Tee","variant":"Small","images":["front","back"]}}',
             b"tee/m": b'{"price":2999,"active":1,"policy":"","counter":"tee","several":1,'
-            b'"rules":{},"variants":[],"about":{"name":"Heavy Tee","variant":"m","image":"front"}}',
+            b'"rules":{},"variants":[],'
+            b'"about":{"name":"Heavy Tee","variant":"m","images":["front","back"]}}',
         },
     }
 

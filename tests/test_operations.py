@@ -451,26 +451,14 @@ async def test_find_knows_no_other_cart(either_shop: Shop) -> None:
     await refused(either_shop, NoCart, either_shop.store.find(either_shop.bucket, 512))
 
 
-async def test_find_item_gives_the_line_and_its_cart(either_shop: Shop) -> None:
+async def test_a_cart_knows_its_lines_by_item_id(either_shop: Shop) -> None:
     await either_shop.sell(LAMP)
     await either_shop.sell(MUG)
     await either_shop.add(1, LAMP)
     cart = await either_shop.add(2, MUG)
-    item_id = model.item_id(cart.id, 2)
-    found, line = await either_shop.store.find_item(either_shop.bucket, item_id)
-    assert (found, line) == (cart, cart.lines[1])
-    closed = await close(either_shop)
-    found, line = await either_shop.store.find_item(either_shop.bucket, item_id)
-    assert (found, line.sku, line.quantity) == (closed, MUG, 2)
-
-
-async def test_find_item_knows_no_other_line(either_shop: Shop) -> None:
-    await either_shop.sell()
-    cart = await either_shop.add()
-    find_item, bucket = either_shop.store.find_item, either_shop.bucket
-    error = await refused(either_shop, NoLine, find_item(bucket, model.item_id(cart.id, 2)))
-    assert error.line == "#256#2"
-    await refused(either_shop, NoCart, find_item(bucket, model.item_id(512, 1)))
+    assert cart.line(model.item_id(cart.id, 2)) == cart.lines[1]
+    assert cart.line(model.item_id(cart.id, 3)) is None
+    assert cart.line(model.item_id(cart.id + 256, 2)) is None
 
 
 # -- line numbers
@@ -484,8 +472,9 @@ async def test_a_cart_gives_4095_line_numbers(either_shop: Shop) -> None:
     cart = await either_shop.add(1, "b")
     assert [line.number for line in cart.lines] == [1, 4095]
     last = model.item_id(cart.id, 4095)
-    found, line = await either_shop.store.find_item(either_shop.bucket, last)
-    assert (found.id, line.sku) == (256, "b")
+    line = cart.line(last)
+    assert line is not None
+    assert line.sku == "b"
     error = await refused(either_shop, CartSpent, either_shop.add(1, "c"))
     assert error.max_line == 4095
     assert units(await either_shop.add(1, "b")) == {"a": 1, "b": 2}

@@ -8,7 +8,16 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cartsvc import scripts
-from cartsvc.errors import REPLIES, CartChanged, CartError, OutcomeUnknown, Refused, UnknownSku
+from cartsvc.errors import (
+    REPLIES,
+    CartChanged,
+    CartClosed,
+    CartError,
+    OutcomeUnknown,
+    Refused,
+    UnknownSku,
+    UnknownTenant,
+)
 from cartsvc.keys import Bucket
 from cartsvc.model import CART_ID_STEP, MAX_LINE, MAX_QUANTITY
 from cartsvc.scripts import Runner
@@ -193,7 +202,8 @@ def test_python_knows_every_reply_and_its_facts() -> None:
 def test_every_refusal_has_a_reply() -> None:
     leaves = {error for error in Refused.__subclasses__() if not error.__subclasses__()}
     # UnknownSku is PostgreSQL's to say. A cart that changed is told, as a read would tell it.
-    others = {UnknownSku, CartChanged}
+    # What is closed may be known to PostgreSQL only, and a tenant is.
+    others = {UnknownSku, CartChanged, CartClosed, UnknownTenant}
     assert leaves - others == {e for e in REPLIES.values() if issubclass(e, Refused)}
 
 

@@ -13,6 +13,11 @@ ON CONFLICT DO NOTHING;
 -- Every bucket there is.
 SELECT tenant, bucket FROM buckets ORDER BY tenant, bucket;
 
+-- name: await_bucket
+-- Wait to be the only transaction that flushes the bucket.
+-- $1 tenant, $2 bucket
+SELECT pg_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, $2::bigint));
+
 -- name: claim_bucket
 -- Whether this transaction is now the only one that flushes the bucket; others get false.
 -- $1 tenant, $2 bucket
@@ -38,21 +43,75 @@ WHERE carts.version < excluded.version
 RETURNING id;
 
 -- name: active_cart
--- The owner's active cart as it was written last.
+-- Id of the owner's active cart.
 -- $1 tenant, $2 owner_kind, $3 owner_id
-SELECT id, status, version, last_line, extract(epoch FROM created_at) * 1000 AS created_ms,
-       extract(epoch FROM updated_at) * 1000 AS updated_ms
-FROM carts WHERE tenant = $1 AND owner_kind = $2 AND owner_id = $3 AND status = 'ACTIVE'
+SELECT id FROM carts
+WHERE tenant = $1 AND owner_kind = $2 AND owner_id = $3 AND status = 'ACTIVE'
 ORDER BY id DESC LIMIT 1;
 
--- name: lines
--- The lines of a cart, in the order in which they were added.
--- $1 tenant, $2 cart id
-SELECT id, product_id, variant_id, quantity, price_minor, name, variant_name, image_url, saved,
-       extract(epoch FROM added_at) * 1000 AS added_ms,
-       extract(epoch FROM held_until) * 1000 AS held_until_ms
-FROM cart_items WHERE tenant = $1 AND cart_id = $2
+-- name: carts_by_id
+-- Carts as they were written last, but for those that are deleted; in the order of their ids.
+-- $1 tenant, $2 ids
+SELECT id, owner_kind, owner_id, status, version, last_line,
+       extract(epoch FROM created_at) * 1000 AS created_ms,
+       extract(epoch FROM updated_at) * 1000 AS updated_ms
+FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'DELETED'
 ORDER BY id;
+
+-- name: lines
+-- The lines of carts, in the order in which they were added.
+-- $1 tenant, $2 ids of the carts
+SELECT cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name, images,
+       saved, fixed_price, extract(epoch FROM added_at) * 1000 AS added_ms,
+       extract(epoch FROM updated_at) * 1000 AS updated_ms,
+       extract(epoch FROM held_until) * 1000 AS held_until_ms
+FROM cart_items WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])
+ORDER BY id;
+
+-- name: cart_page
+-- Ids of carts, all or an owner's, in their order.
+-- $1 tenant, $2 owner_kind or NULL, $3 owner_id or NULL, $4 how many, $5 how many before them
+SELECT id FROM carts
+WHERE tenant = $1 AND status <> 'DELETED'
+      AND ($2::text IS NULL OR owner_kind = $2 AND owner_id = $3)
+ORDER BY id LIMIT $4 OFFSET $5;
+
+-- name: cart_count
+-- How many there are.
+-- $1 tenant, $2 owner_kind or NULL, $3 owner_id or NULL
+SELECT count(*) FROM carts
+WHERE tenant = $1 AND status <> 'DELETED'
+      AND ($2::text IS NULL OR owner_kind = $2 AND owner_id = $3);
+
+-- name: item_page
+-- Ids of the lines of carts, all or an owner's, in their order.
+-- $1 tenant, $2 owner_kind or NULL, $3 owner_id or NULL, $4 how many, $5 how many before them
+SELECT cart_items.id FROM cart_items JOIN carts
+     ON carts.tenant = cart_items.tenant AND carts.id = cart_items.cart_id
+WHERE cart_items.tenant = $1 AND status <> 'DELETED'
+      AND ($2::text IS NULL OR owner_kind = $2 AND owner_id = $3)
+ORDER BY cart_items.cart_id, cart_items.id LIMIT $4 OFFSET $5;
+
+-- name: item_count
+-- How many there are.
+-- $1 tenant, $2 owner_kind or NULL, $3 owner_id or NULL
+SELECT count(*) FROM cart_items JOIN carts
+     ON carts.tenant = cart_items.tenant AND carts.id = cart_items.cart_id
+WHERE cart_items.tenant = $1 AND status <> 'DELETED'
+      AND ($2::text IS NULL OR owner_kind = $2 AND owner_id = $3);
+
+-- name: delete_cart
+-- Let a closed cart be there for nobody any more.
+-- $1 tenant, $2 id
+UPDATE carts SET status = 'DELETED', version = version + 1, updated_at = now(), flushed_at = now()
+WHERE tenant = $1 AND id = $2 AND status IN ('ABANDONED', 'REMOVED');
+
+-- name: price_history
+-- The price changes of a line, the newest first.
+-- $1 tenant, $2 item id
+SELECT id, old_price_minor, new_price_minor, extract(epoch FROM changed_at) * 1000 AS changed_ms
+FROM price_history WHERE tenant = $1 AND cart_item_id = $2
+ORDER BY cart_version DESC;
 
 -- name: delete_lines
 -- Remove the lines that written carts no longer have.
@@ -63,19 +122,22 @@ WHERE tenant = $1 AND cart_id = ANY ($2::bigint[]) AND id <> ALL ($3::bigint[]);
 -- name: upsert_lines
 -- Write the lines of written carts.
 -- $1 tenant, then one array a column: $2 cart_id, $3 id, $4 product_id, $5 variant_id, $6 quantity,
--- $7 price_minor, $8 name, $9 variant_name, $10 image_url, $11 added ms, $12 saved,
--- $13 held_until ms
+-- $7 price_minor, $8 name, $9 variant_name, $10 images as JSON arrays, $11 added ms,
+-- $12 updated ms, $13 saved, $14 held_until ms, $15 fixed_price
 INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
-                        variant_name, image_url, added_at, saved, held_until)
+                        variant_name, images, added_at, updated_at, saved, held_until, fixed_price)
 SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-       image_url, to_timestamp(added_ms / 1000.0), saved, to_timestamp(held_until_ms / 1000.0)
+       ARRAY(SELECT jsonb_array_elements_text(images::jsonb)), to_timestamp(added_ms / 1000.0),
+       to_timestamp(updated_ms / 1000.0), saved, to_timestamp(held_until_ms / 1000.0), fixed_price
 FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::integer[], $7::bigint[],
-            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::boolean[], $13::bigint[])
+            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::boolean[],
+            $14::bigint[], $15::boolean[])
      AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-             image_url, added_ms, saved, held_until_ms)
+             images, added_ms, updated_ms, saved, held_until_ms, fixed_price)
 ON CONFLICT (tenant, cart_id, id) DO UPDATE
 SET quantity = excluded.quantity, price_minor = excluded.price_minor, saved = excluded.saved,
-    held_until = excluded.held_until;
+    held_until = excluded.held_until, updated_at = excluded.updated_at, name = excluded.name,
+    images = excluded.images, fixed_price = excluded.fixed_price;
 
 -- name: prices_offset
 -- How far the bucket's price stream has been written; locks the row until the transaction ends.

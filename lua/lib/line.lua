@@ -1,5 +1,6 @@
 -- line: a line of a cart: q:<sku> or, saved for later, s:<sku> = quantity, l:<sku> = what was fixed
--- at addition, h:<sku> = '<deadline> <counter>' while its units are held.
+-- at addition, h:<sku> = '<deadline> <counter>' while its units are held, u:<sku> = its last change
+-- after the addition, ms.
 --
 -- Refuses  {'NO_CART'}
 --        | {'NO_LINE', name}
@@ -108,21 +109,41 @@ local function hold(cart, line, units, counter, deadline)
   end
 end
 
--- Give the line the price, and record that it changed. Whether it did.
-local function take_price(cart, line, price)
-  if line.price == price then
-    return false
-  end
-  redis.call('HSET', cart.key, 'l:' .. line.sku,
-    '{"line":' .. line.number .. ',"price":' .. price .. line.rest)
-  redis.call('XADD', prices, '*', 'cart', cart.id, 'line', line.number, 'version', cart.version,
-    'sku', line.sku, 'old', line.price, 'new', price, 'at', now)
-  return true
-end
-
--- What a line fixes beside its price: name, variant, image.
+-- What a line fixes beside its price: whether that is fixed too, name, variant, images.
 local function about_of(line)
   return line.rest and string.match(line.rest, '^,"added":%d+,(.*)}$')
+end
+
+-- Whether the line has a price of its own, that the catalogue's does not replace.
+local function is_fixed(line)
+  return line.rest and string.match(line.rest, '^,"added":%d+,"fixed":1,')
+end
+
+local function write_facts(cart, line)
+  redis.call('HSET', cart.key, 'l:' .. line.sku,
+    '{"line":' .. line.number .. ',"price":' .. line.price .. line.rest)
+end
+
+-- Note when a line that the cart had already was changed.
+local function touch(cart, line)
+  redis.call('HSET', cart.key, 'u:' .. line.sku, now)
+end
+
+local function change_price(cart, line, price)
+  redis.call('XADD', prices, '*', 'cart', cart.id, 'line', line.number, 'version', cart.version,
+    'sku', line.sku, 'old', line.price, 'new', price, 'at', now)
+  line.price = price
+  write_facts(cart, line)
+  touch(cart, line)
+end
+
+-- Give the line the catalogue's price, and record that it changed. Whether it did.
+local function take_price(cart, line, price)
+  if line.price == price or is_fixed(line) then
+    return false
+  end
+  change_price(cart, line, price)
+  return true
 end
 
 -- A line that the cart does not have yet, of no units.
@@ -131,15 +152,14 @@ local function make_line(cart, line, price, about)
   cart.last_line = cart.last_line + 1
   line.number, line.price = cart.last_line, price
   line.rest = ',"added":' .. now .. ',' .. about .. '}'
-  redis.call('HSET', cart.key, 'l:' .. line.sku,
-    '{"line":' .. line.number .. ',"price":' .. price .. line.rest)
+  write_facts(cart, line)
   redis.call('ZADD', holders, 0, line.sku .. ' ' .. cart.key)
 end
 
 local function remove_line(cart, line)
   hold(cart, line, 0)
   local sku = line.sku
-  redis.call('HDEL', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku)
+  redis.call('HDEL', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku, 'u:' .. sku)
   redis.call('ZREM', holders, sku .. ' ' .. cart.key)
   cart.lines = cart.lines - 1
 end

@@ -100,6 +100,13 @@ local function stock_room(cart, line)
   return units_free - counted, { 'OUT_OF_STOCK', line.sku, units_free, counted }
 end
 
+-- What there is too little of: as it is, not as earlier lines of the request would have made it.
+local function out_of_stock(cart, line)
+  free_of, drawn_of = {}, {}
+  local _, reply = stock_room(cart, line)
+  return reply
+end
+
 -- The tighter of that and of what an order and a buyer may have: as (units, reply).
 local function tighter(cart, line, most, reply)
   local record = line.record
@@ -215,7 +222,9 @@ end
 -- Write a line as planned, at the catalogue's price of today.
 local function carry_out(cart, line)
   local record = line.record
-  if not line.facts then
+  if line.facts then
+    touch(cart, line)
+  else
     make_line(cart, line, line.price or record.price, line.about or record.about)
   end
   if record and line.number then

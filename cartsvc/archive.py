@@ -1,0 +1,223 @@
+"""Carts wherever they are: in Redis, or only in PostgreSQL. For who knows a cart by its id.
+
+What Redis has counts; PostgreSQL answers for carts that have left Redis, and for lists.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from cartsvc import flush, scripts
+from cartsvc.backlog import Backlog
+from cartsvc.errors import CartClosed, CartExists, LedgerAway, NoCart, NoLine, OutcomeUnknown
+from cartsvc.keys import Bucket
+from cartsvc.ledger import FAILURES, Ledger
+from cartsvc.model import LINE_BITS, Cart, ClosedStatus, Line, Owner, PriceEvent, line_name
+from cartsvc.store import Store
+
+ACTIVE = "ACTIVE"
+
+_BATCH = 100
+"""Carts, or price changes, that are written at once: few, since shoppers wait beside it."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _answered(
+    method: "Callable[Concatenate[Archive, P], Coroutine[Any, Any, T]]",
+) -> "Callable[Concatenate[Archive, P], Coroutine[Any, Any, T]]":
+    """Within the archive's time, and with a server's silence told as one of our errors."""
+
+    async def wrapper(self: "Archive", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await method(self, *args, **kwargs)
+        except scripts.FAILURES as error:
+            raise OutcomeUnknown(str(error)) from error
+        except FAILURES as error:
+            raise LedgerAway(f"{type(error).__name__}: {error}") from error
+
+    functools.update_wrapper(wrapper, method)
+    return wrapper
+
+
+class Archive:
+    """Every method raises `LedgerAway` or `OutcomeUnknown` when a server does not answer.
+
+    Both have `timeout_s`, in seconds, together.
+    """
+
+    def __init__(self, store: Store, backlog: Backlog, ledger: Ledger, *, timeout_s: float) -> None:
+        self.store = store
+        self.backlog = backlog
+        self.ledger = ledger
+        self.timeout_s = timeout_s
+
+    @_answered
+    async def has_tenant(self, bucket: Bucket) -> bool:
+        return await self.ledger.has_bucket(bucket)
+
+    @_answered
+    async def find(self, bucket: Bucket, cart_id: int) -> Cart:
+        """A cart by its id, active or closed.
+
+        Raises:
+            NoCart: there is none, or it is deleted.
+        """
+        try:
+            cart: Cart | None = await self.store.find(bucket, cart_id)
+        except NoCart:
+            cart = await self.ledger.cart(bucket.tenant, cart_id)
+        if cart is None or cart.status == "DELETED":
+            raise NoCart
+        return cart
+
+    @_answered
+    async def find_item(self, bucket: Bucket, item: int) -> tuple[Cart, Line]:
+        """A line by its item id, and the cart that it is in.
+
+        Raises:
+            NoCart, NoLine: there is none.
+        """
+        cart = await self.find(bucket, item >> LINE_BITS)
+        line = cart.line(item)
+        if line is None:
+            raise NoLine(line_name(item))
+        return cart, line
+
+    @_answered
+    async def active(self, bucket: Bucket, owner: Owner) -> Cart:
+        """The owner's active cart, without telling the owner of it.
+
+        Raises:
+            NoCart: there is none.
+        """
+        try:
+            return await self.store.peek(bucket, owner)
+        except NoCart:
+            cart = await self.ledger.active_cart(bucket.tenant, owner)
+            # Redis may have closed it meanwhile, and not written that yet.
+            if cart is None or (await self.find(bucket, cart.id)).status != ACTIVE:
+                raise
+            return cart
+
+    @_answered
+    async def make(self, bucket: Bucket, owner: Owner) -> Cart:
+        """An empty cart for an owner who has none.
+
+        Raises:
+            CartExists: the owner has an active cart.
+        """
+        with contextlib.suppress(NoCart):
+            raise CartExists((await self.active(bucket, owner)).id)
+        return await self.store.make(bucket, owner)
+
+    @_answered
+    async def open(self, bucket: Bucket, cart: Cart) -> None:
+        """See that an active cart is in Redis, where it can be changed.
+
+        Raises:
+            CartClosed: it takes no changes any more.
+            CartExists: its owner has begun another one.
+        """
+        if cart.status == ACTIVE and await self.backlog.place(bucket, cart.id) is None:
+            with contextlib.suppress(NoCart):
+                restored = await self.store.restore(bucket, cart)
+                if restored.id != cart.id:
+                    raise CartExists(restored.id)
+                return
+            cart = await self.find(bucket, cart.id)  # closed since it was read
+        if cart.status != ACTIVE:
+            raise CartClosed(cart.id, cart.status)
+
+    @_answered
+    async def change(
+        self, bucket: Bucket, cart: Cart, operation: Callable[[], Awaitable[Cart]]
+    ) -> Cart:
+        """What an operation on an active cart gives. Raises as `open` does, also when the cart is
+        closed meanwhile."""
+        await self.open(bucket, cart)
+        try:
+            return await operation()
+        except (NoCart, NoLine):
+            await self.open(bucket, await self.find(bucket, cart.id))
+            raise
+
+    @_answered
+    async def close(self, bucket: Bucket, cart: Cart, status: ClosedStatus) -> Cart:
+        """Close a cart, and see that PostgreSQL has it so. What is closed like that already, stays.
+
+        Raises:
+            CartClosed: it is closed as something else.
+            CartShort, CartChanged, EmptyCart: as `Store.close`.
+        """
+        if cart.status != status:
+            await self.open(bucket, cart)
+            await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
+            try:
+                cart = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
+            except NoCart:
+                cart = await self.find(bucket, cart.id)
+                if cart.status != status:
+                    raise CartClosed(cart.id, cart.status) from None
+        await self._record(bucket, cart.id)
+        return cart
+
+    @_answered
+    async def delete(self, bucket: Bucket, cart: Cart) -> None:
+        """Let a cart be there for nobody any more. What it held is free again.
+
+        Raises:
+            CartClosed: it is converted, and stays.
+        """
+        if cart.status == ACTIVE:
+            await self.close(bucket, cart, "DELETED")
+        elif cart.status == "CONVERTED":
+            raise CartClosed(cart.id, cart.status)
+        else:
+            await self._record(bucket, cart.id)
+            await self.ledger.delete_cart(bucket.tenant, cart.id)
+
+    @_answered
+    async def carts(
+        self, bucket: Bucket, owner: Owner | None, *, limit: int, offset: int
+    ) -> tuple[list[Cart], int]:
+        """Carts in the order of their ids, all or an owner's, and how many there are."""
+        await self._catch_up(bucket, owner)
+        return await self.ledger.carts(bucket.tenant, owner, limit=limit, offset=offset)
+
+    @_answered
+    async def items(
+        self, bucket: Bucket, owner: Owner | None, *, limit: int, offset: int
+    ) -> tuple[list[tuple[Cart, Line]], int]:
+        """Lines in the order of their item ids, each with its cart, and how many there are."""
+        await self._catch_up(bucket, owner)
+        return await self.ledger.items(bucket.tenant, owner, limit=limit, offset=offset)
+
+    @_answered
+    async def prices(self, bucket: Bucket, item: int) -> list[PriceEvent]:
+        """The price changes of a line, the newest first."""
+        while await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True) == _BATCH:
+            pass
+        return await self.ledger.price_history(bucket.tenant, item)
+
+    async def _catch_up(self, bucket: Bucket, owner: Owner | None) -> None:
+        """Write what is not in PostgreSQL yet of the carts that are to be listed.
+
+        A list is PostgreSQL's; without this it would lack the change that was just answered.
+        """
+        if owner is not None:
+            await flush.these(self.backlog, self.ledger, bucket, [bucket.cart(owner)])
+            return
+        # Counted beforehand: carts that change all the time must not keep it going.
+        for _ in range(-(-await self.backlog.dirty_count(bucket) // _BATCH)):
+            await flush.carts(self.backlog, self.ledger, bucket, _BATCH, wait=True)
+
+    async def _record(self, bucket: Bucket, cart_id: int) -> None:
+        """See that PostgreSQL has the cart as Redis has it."""
+        key = await self.backlog.place(bucket, cart_id)
+        if key is not None:
+            await flush.these(self.backlog, self.ledger, bucket, [key])
