@@ -9,29 +9,45 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from cartsvc import scripts
-from cartsvc.contracts import session
+from cartsvc import contracts, http, openapi, scripts
+from cartsvc.archive import Archive
+from cartsvc.backlog import Backlog
+from cartsvc.core import Core
+from cartsvc.identity import Verifier
+from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The service. Connects to nothing before the first request."""
+    """The service. Connects to nothing before the first request.
+
+    Raises:
+        SettingError: there is nothing by which tokens could be verified.
+    """
     redis = scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     runner = Runner(
         redis, timeout_s=settings.redis_timeout_s, connections=settings.redis_connections
     )
+    ledger = Ledger(settings.database_url, timeout_s=settings.database_timeout_s)
     store = store_of(settings, runner)
+    archive = Archive(store, Backlog(runner), ledger, timeout_s=settings.database_timeout_s)
+    core = Core(store, archive, Verifier(settings), Bucket(settings.tenant))
+    spoken = contracts.all_of(core)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await ledger.open()
         yield
         await redis.aclose()
+        await ledger.close()
 
     return Starlette(
         routes=[
-            *session.routes(store, tenant=settings.tenant, max_body_bytes=settings.max_body_bytes),
+            *http.routes(spoken, settings.max_body_bytes),
+            *openapi.routes(spoken),
             Route("/healthz", healthz),
         ],
         exception_handlers={HTTPException: no_route},
@@ -54,7 +70,7 @@ async def healthz(_: Request) -> JSONResponse:
 
 
 async def no_route(_: Request, error: Exception) -> JSONResponse:
-    """404 for a path that no contract has, 405 for a method that its path does not take."""
+    """404 for a path that no contract has."""
     assert isinstance(error, HTTPException)  # noqa: S101
     code = error.detail.lower().replace(" ", "_")
     content = {"success": False, "message": error.detail, "error": {"code": code}}

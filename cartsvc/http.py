@@ -4,12 +4,15 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
+from starlette.datastructures import QueryParams
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cartsvc.errors import CartError, Invalid, Unavailable
 from cartsvc.model import Notice
@@ -17,6 +20,9 @@ from cartsvc.model import Notice
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NO_CONTENT = 204
+"""The status whose answer has no body, and says nothing of one."""
 
 RETRY_AFTER = (b"retry-after", b"1")
 NOTICE = b"x-cart-notice"
@@ -30,6 +36,13 @@ class BodyTooLarge(CartError):
     limit_bytes: int
 
 
+class MethodNotAllowed(CartError):
+    """`allowed` are the methods that the path takes, by commas."""
+
+    facts = (("allowed", str),)
+    allowed: str
+
+
 class Disconnected(Exception):
     """The client left before its request was complete: there is nobody to answer."""
 
@@ -40,11 +53,10 @@ class Reply(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     async def send(self, send: Send) -> None:
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(self.body)),
-            *self.headers,
-        ]
+        headers = list(self.headers)
+        if self.status != NO_CONTENT:
+            headers.append((b"content-type", b"application/json"))
+            headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
@@ -66,26 +78,98 @@ def retry_after(wait_ms: int) -> tuple[bytes, bytes]:
     return (b"retry-after", b"%d" % -(-wait_ms // 1000))
 
 
+def timestamp(ms: int) -> str:
+    """ISO 8601 with Z, in whole seconds, as every contract writes it."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 Handle = Callable[[Scope, bytes], Awaitable[Reply]]
+Refuse = Callable[[Exception, Scope], Reply]
 
 
-Refuse = Callable[[Exception], Reply]
+class Parameter(NamedTuple):
+    """A header or query parameter, as `openapi` tells of it; `kind` is what it is decoded as."""
+
+    name: str
+    place: str
+    description: str
+    required: bool = False
+    kind: Any = str
 
 
-def route(path: str, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int) -> Route:
-    """A path with what answers each of its methods; any other is 405."""
-    found = Route(path, Endpoint(methods, refuse, max_body_bytes), methods=list(methods))
-    # Starlette adds it to GET. To read a cart tells its owner, which a head alone would swallow.
-    assert found.methods is not None  # noqa: S101
-    found.methods.discard("HEAD")
+class Operation(NamedTuple):
+    """What a contract does at a path by a method, and what `openapi` tells of it.
+
+    `status` and `success` (a Struct) are the answer's, `body` is the request's; None where there is
+    none. `refusals` are the statuses beside those that any operation may give. `bearer` says
+    whether a token is "required", "optional" or not looked at ("").
+    """
+
+    method: str
+    path: str
+    handle: Handle
+    summary: str
+    status: int
+    success: Any
+    refusals: tuple[int, ...]
+    body: Any = None
+    parameters: tuple[Parameter, ...] = ()
+    bearer: str = ""
+
+
+class Contract(NamedTuple):
+    """An HTTP contract: its operations, and `refuse`, which puts an error into its words.
+
+    `refusal` is the Struct, or several, of which the bodies of its errors are. `header` is what its
+    requests carry, where another contract has the same paths.
+    """
+
+    name: str
+    title: str
+    operations: Sequence[Operation]
+    refuse: Refuse
+    refusal: Any
+    header: str = ""
+
+
+def routes(contracts: Iterable[Contract], max_body_bytes: int) -> list[Route]:
+    """A route for each path; where contracts share one, a request's headers say which is meant."""
+    paths: dict[str, list[tuple[str, Endpoint]]] = {}
+    for contract in contracts:
+        for path in dict.fromkeys(operation.path for operation in contract.operations):
+            methods = {one.method: one.handle for one in contract.operations if one.path == path}
+            endpoint = Endpoint(methods, contract.refuse, max_body_bytes)
+            paths.setdefault(path, []).append((contract.header, endpoint))
+    found = []
+    for path, endpoints in paths.items():
+        app: ASGIApp = endpoints[0][1] if len(endpoints) == 1 else ByHeader(endpoints)
+        found.append(Route(path, app))
     return found
+
+
+class ByHeader:
+    """One path of several contracts: the first whose header the request has answers it."""
+
+    def __init__(self, endpoints: Sequence[tuple[str, "Endpoint"]]) -> None:
+        self.endpoints = [(name.lower().encode(), endpoint) for name, endpoint in endpoints]
+        names = " or ".join(name for name, _ in endpoints)
+        self.nobody = Invalid(names, "header is required")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = {name for name, _ in scope["headers"]}
+        for name, endpoint in self.endpoints:
+            if name in sent:
+                return await endpoint(scope, receive, send)
+        _, first = self.endpoints[0]
+        return await first.refuse(self.nobody, scope).send(send)
 
 
 class Endpoint:
     """An ASGI application of one path: read the body, handle it, answer.
 
     `methods` are called with the scope and the body. `refuse` turns an error into the contract's
-    reply, and is given whatever they raise: no request ends without an answer.
+    reply, and is given whatever they raise: no request ends without an answer. HEAD is not taken
+    for GET: to read a cart tells its owner, which a head alone would swallow.
     """
 
     def __init__(self, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int) -> None:
@@ -95,17 +179,20 @@ class Endpoint:
         self._quiet_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handle = self.methods[scope["method"]]
+        handle = self.methods.get(scope["method"], self._no_method)
         try:
             answer = await handle(scope, await _body(scope, receive, self.max_body_bytes))
         except Disconnected:
             return
         except Exception as error:
             self._tell(error, scope)
-            answer = self.refuse(error)
+            answer = self.refuse(error, scope)
             if isinstance(error, CartError) and error.notices:
                 answer = answer._replace(headers=(*answer.headers, *notice_header(error.notices)))
         await answer.send(send)
+
+    async def _no_method(self, _: Scope, __: bytes) -> NoReturn:
+        raise MethodNotAllowed(", ".join(self.methods))
 
     def _tell(self, error: Exception, scope: Scope) -> None:
         """Log what an operator must know; a server that is away is told once a second."""
@@ -135,6 +222,50 @@ async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
             return b"".join(chunks)
 
 
+def header(scope: Scope, name: str) -> str | None:
+    """The value of a header, None where the request does not have it.
+
+    Raises:
+        Invalid: it is there more than once, with different values.
+    """
+    wanted = name.lower().encode()
+    values = {value for key, value in scope["headers"] if key == wanted}
+    if len(values) > 1:
+        raise Invalid(name, "header must be sent once")
+    return values.pop().decode("latin-1") if values else None
+
+
+def query(scope: Scope, name: str) -> str | None:
+    """The value of a query parameter, None where the request does not have it.
+
+    Raises:
+        Invalid: it is there more than once.
+    """
+    values = QueryParams(scope["query_string"]).getlist(name)
+    if len(values) > 1:
+        raise Invalid(name, "must be given once")
+    return values[0] if values else None
+
+
+def fields(body: bytes) -> dict[str, Any]:
+    """The body as a dictionary, for contracts that tell all that is wrong with it at once.
+
+    Numbers that are not whole come as Decimal.
+
+    Raises:
+        Invalid: it is no JSON object, or has a key twice.
+    """
+    try:
+        value = json.loads(
+            body, object_pairs_hook=_no_repeats, parse_float=_decimal, parse_constant=_no_number
+        )
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(error) from None
+    if not isinstance(value, dict):
+        raise Invalid("", _NOT_OBJECT)
+    return value
+
+
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The body as the decoder's Struct.
 
@@ -150,12 +281,15 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         found = _FIELD.search(str(error))
         field = (found[1] or found[2]) if found else ""
         raise Invalid(field, "is missing or has the wrong type" if field else _NOT_OBJECT) from None
-    except RecursionError:
-        raise Invalid("", "is nested too deeply") from None
-    except ValueError as error:
-        problem = str(error) if isinstance(error, _RepeatedKey) else "is not valid JSON"
-        raise Invalid("", problem) from None
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(error) from None
     return value
+
+
+def _unreadable(error: RecursionError | ValueError) -> Invalid:
+    if isinstance(error, RecursionError):
+        return Invalid("", "is nested too deeply")
+    return Invalid("", str(error) if isinstance(error, _RepeatedKey) else "is not valid JSON")
 
 
 _NOT_OBJECT = "must be a JSON object"
@@ -169,7 +303,19 @@ def _fields_set(value: Any) -> int:
     return sum(getattr(value, name) is not None for name in value.__struct_fields__)
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) < len(pairs):
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
         raise _RepeatedKey("has a key twice")
+    return found
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise ValueError(text) from None
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)

@@ -19,7 +19,10 @@ RINGS = [
     {"scripts", "rows", "embedded"},
     {"cart_hash", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
-    {"contracts", "flush"},
+    {"flush", "archive", "problems"},
+    {"core"},
+    {"contracts"},
+    {"openapi"},
     {"app", "worker"},
     {"process", "dev"},
     {"cli"},
@@ -27,11 +30,14 @@ RINGS = [
 ]
 
 ALLOWED = {
-    "starlette": {"app", "http", "contracts"},
+    "starlette": {"app", "http", "core", "contracts", "openapi"},
     "uvicorn": {"process"},
     "redis": {"scripts", "worker", "cli"},
     "asyncpg": {"ledger"},
     "jwt": {"identity"},
+    "cachetools": {"identity"},
+    "cryptography": {"identity"},
+    "swagger_ui": {"openapi"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -8,8 +8,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
-from cartsvc.contracts.session import routes
-from tests.shop import LAMP, Shop
+from cartsvc import http as http_module
+from cartsvc.contracts import session
+from tests.shop import LAMP, Shop, core_of
 
 QUANTITY = "quantity must be a whole number from 1 to 100"
 PRODUCT = "product_id must be a string of 24 hexadecimal digits"
@@ -168,7 +169,8 @@ async def refused_unread(app: ASGIApp) -> None:
 
 
 async def test_a_body_announced_too_long_is_not_read(shop: Shop) -> None:
-    await refused_unread(Starlette(routes=routes(shop.store, tenant="t", max_body_bytes=65_536)))
+    routes = http_module.routes([session.contract(core_of(shop))], 65_536)
+    await refused_unread(Starlette(routes=routes))
 
 
 async def test_nesting_beyond_the_largest_body(http: httpx.AsyncClient, shop: Shop) -> None:

@@ -54,7 +54,7 @@ def test_readme_lists_every_error_code() -> None:
         NotWarm(),
     )
     for error in errors:
-        answer = session.refuse(error)
+        answer = session.refuse(error, {})
         [code] = re.findall(rb'"code":"(\w+)"', answer.body)
         assert re.search(rf"^\| {answer.status} \|.*`{code.decode()}`", README, re.MULTILINE), code
 

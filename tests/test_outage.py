@@ -14,7 +14,7 @@ from cartsvc.settings import Settings
 from tests.conftest import free_port
 from tests.proxy import Proxy
 from tests.rush import rush
-from tests.shop import LAMP, Shop
+from tests.shop import LAMP, SECRET, Shop
 
 REQUEST = {"product_id": LAMP, "quantity": 1, "session_id": "ann"}
 
@@ -78,7 +78,7 @@ class Service:
     def __init__(self, folder: Path) -> None:
         self.valkey = embedded.Valkey(folder)
         self.valkey.start()
-        self.settings = Settings(port=free_port(), redis_url=self.valkey.url)
+        self.settings = Settings(port=free_port(), redis_url=self.valkey.url, jwt_secret=SECRET)
         self.process = dev.start("serve", self.settings, os.environ)
 
     def stop(self) -> None:
@@ -117,7 +117,7 @@ async def test_without_redis_it_is_503_at_once_and_it_recovers(service: Service)
 async def test_a_redis_that_hangs_is_503_within_a_second(valkey: embedded.Valkey) -> None:
     async with Proxy(valkey.url) as proxy:
         proxy.hang = True
-        settings = Settings(port=free_port(), redis_url=proxy.url)
+        settings = Settings(port=free_port(), redis_url=proxy.url, jwt_secret=SECRET)
         process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
         try:
             answers = await rush(dev.url(settings), "/api/cart", [REQUEST] * 50)

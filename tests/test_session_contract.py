@@ -347,7 +347,7 @@ async def test_limits_of_a_product(
     ],
 )
 def test_every_error_has_an_answer(error: Exception, status: int) -> None:
-    answer = session.refuse(error)
+    answer = session.refuse(error, {})
     assert answer.status == status
     assert b'"success":false' in answer.body
     assert b"a bug" not in answer.body

@@ -1,1 +1,19 @@
-"""The HTTP contracts: a module each, over the one store. None imports another."""
+"""HTTP contracts, one module each: `contract(core)` gives its operations and its words for errors.
+
+A module here is found by being here. Beside it, `<name>.json` has the contract's own examples.
+"""
+
+import importlib
+import pkgutil
+
+from cartsvc.core import Core
+from cartsvc.http import Contract
+
+
+def all_of(core: Core) -> list[Contract]:
+    """Every contract there is, in the order of their titles, which begin with a number."""
+    modules = [
+        importlib.import_module(f"{__name__}.{found.name}")
+        for found in pkgutil.iter_modules(__path__)
+    ]
+    return sorted((module.contract(core) for module in modules), key=lambda one: one.title)
