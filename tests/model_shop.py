@@ -15,6 +15,7 @@ from cartsvc.errors import (
     BuyerLimit,
     CartChanged,
     CartError,
+    CartExists,
     CartFull,
     CartShort,
     EmptyCart,
@@ -24,6 +25,7 @@ from cartsvc.errors import (
     NoLine,
     OrderLimit,
     OutOfStock,
+    PriceDiffers,
     Refused,
     SaleEnded,
     SaleNotStarted,
@@ -37,6 +39,7 @@ from cartsvc.model import (
     MAX_QUANTITY,
     Cart,
     Line,
+    LineTerms,
     Merged,
     Notice,
     Owner,
@@ -67,6 +70,8 @@ class Item:
     deadline: int | None = None
     counter: str | None = None
     changed: int = 0
+    fixed: bool = False
+    images: tuple[str, ...] = ()
 
     @property
     def product_id(self) -> str:
@@ -85,11 +90,12 @@ class Item:
             self.price,
             self.name,
             self.variant_name,
-            (),
+            self.images,
             self.added,
             max(self.added, self.changed),
             self.deadline,
             self.saved,
+            self.fixed,
         )
 
 
@@ -210,15 +216,115 @@ class ModelShop:
                 self._decide(basket, item.sku, units)
                 self._expect_enough(basket, item.sku)
             else:
-                if item.counter:
-                    self._move(item.counter, item.quantity - units)
-                item.quantity = units
+                self._fewer(item, units)
                 if self._is_known(item.sku):
                     self._expect_enough(basket, item.sku)
                     self._take_price(basket, item)
             return self._tell(basket)
 
         return self._attempt([owner], change)
+
+    def make(self, owner: Owner) -> Cart:
+        def change() -> Cart:
+            if owner in self.carts:
+                raise CartExists(self.carts[owner].id)
+            return self._tell(self._changed(self._new_basket(owner)))
+
+        return self._attempt([owner], change)
+
+    def describe(
+        self, owner: Owner, name: str | int, terms: LineTerms, *, cart_id: int, authority: bool
+    ) -> Cart:
+        """`name` is a SKU, to which units are added, or the item id of a line that has them."""
+
+        def change() -> Cart:
+            basket = self.carts.get(owner)
+            if basket is None or basket.id != cart_id:
+                raise NoCart
+            item = basket.items.get(name) if isinstance(name, str) else self._find(owner, name)[1]
+            sku = item.sku if item else str(name)
+            if item is None:
+                self._product(sku)
+            due = self._price_due(sku, item)
+            if not (authority or self._is_as_known(sku, item, terms, due)):
+                raise PriceDiffers(sku, due)
+            units = terms.quantity
+            if item and isinstance(name, str):
+                units += item.quantity
+            self._changed(basket)
+            if item and authority:
+                self._put_facts(basket, item, terms)
+            self._have(basket, sku, units, saved=terms.saved)
+            if item is None:
+                self._put_facts_of_new(basket.items[sku], terms, authority=authority)
+                if len(basket.items) > self.max_lines:
+                    raise CartFull(self.max_lines)
+            return self._tell(basket)
+
+        return self._attempt([owner], change)
+
+    def _price_due(self, sku: str, item: Item | None) -> int:
+        """The line's price if nobody with authority names another."""
+        return item.price if item and (item.fixed or not self._is_known(sku)) else self._price(sku)
+
+    def _is_as_known(self, sku: str, item: Item | None, terms: LineTerms, due: int) -> bool:
+        names, images = set(), set()
+        if item:
+            names.add(item.name)
+            images.add(item.images[:1])
+        if self._is_known(sku):
+            names.add(self._product(sku).name)
+            images.add(tuple(self._product(sku).images[:1]))
+        return (
+            terms.price_minor in (None, due)
+            and (terms.name is None or terms.name in names)
+            and (terms.image_url is None or (terms.image_url,) in images)
+        )
+
+    def _put_facts(self, basket: Basket, item: Item, terms: LineTerms) -> None:
+        self._put_texts(item, terms)
+        price = terms.price_minor
+        if price is not None:
+            item.fixed = not self._is_known(item.sku) or price != self._price(item.sku)
+            self._change_price(basket, item, price)
+
+    @staticmethod
+    def _put_texts(item: Item, terms: LineTerms) -> None:
+        item.name = terms.name or item.name
+        if terms.image_url and item.images[:1] != (terms.image_url,):
+            item.images = (terms.image_url,)
+
+    def _put_facts_of_new(self, item: Item, terms: LineTerms, *, authority: bool) -> None:
+        if authority:
+            self._put_texts(item, terms)
+            if terms.price_minor is not None:
+                item.fixed = terms.price_minor != item.price
+                item.price = terms.price_minor
+
+    def _have(self, basket: Basket, sku: str, units: int, *, saved: bool) -> None:
+        """The line gets so many units, in the order or saved for later."""
+        item = basket.items.get(sku)
+        ordered = item.ordered if item else 0
+        if saved:
+            item = item or self._new_item(basket, sku)
+            self._give_back(item)
+            item.quantity, item.saved = units, True
+        elif units > ordered:
+            self._decide(basket, sku, units)
+            self._expect_enough(basket, sku)
+        elif item and units < ordered:
+            self._fewer(item, units)
+            if self._is_known(sku):
+                self._expect_enough(basket, sku)
+        item = basket.items[sku]
+        item.changed = self.now
+        if self._is_known(sku):
+            self._take_price(basket, item)
+
+    def _fewer(self, item: Item, units: int) -> None:
+        if item.counter:
+            self._move(item.counter, item.quantity - units)
+        item.quantity = units
 
     def remove(self, owner: Owner, names: Sequence[str | int]) -> Cart:
         def change() -> Cart:
@@ -317,7 +423,7 @@ class ModelShop:
         for sku in walks:
             for basket in self.carts.values():
                 item = basket.items.get(sku)
-                if item and self._is_known(sku) and item.price != self._price(sku):
+                if item and self._is_known(sku) and self._price_due(sku, item) != item.price:
                     self._take_price(self._changed(basket), item)
         self.repricing.clear()
 
@@ -362,13 +468,15 @@ class ModelShop:
                 line.added_ms,
                 line.saved,
                 changed=line.updated_ms,
+                fixed=line.fixed_price,
+                images=line.images,
             )
             basket.items[line.sku] = item
             if deadline is not None:
                 free[counter] -= line.quantity
                 self._hold(item, counter, deadline)
         known = [item for item in basket.items.values() if self._is_known(item.sku)]
-        if basket.notices or any(item.price != self._price(item.sku) for item in known):
+        if basket.notices or any(item.price != self._price_due(item.sku, item) for item in known):
             self._changed(basket)
         for item in known:
             self._take_price(basket, item)
@@ -533,7 +641,14 @@ class ModelShop:
         variant_id = split_sku(sku)[1]
         variant_name = next((one.name for one in product.variants if one.id == variant_id), None)
         item = Item(
-            basket.last_line, sku, 0, self._price(sku), product.name, variant_name, self.now
+            basket.last_line,
+            sku,
+            0,
+            self._price(sku),
+            product.name,
+            variant_name,
+            self.now,
+            images=tuple(product.images),
         )
         basket.items[sku] = item
         return item
@@ -662,6 +777,8 @@ class ModelShop:
             theirs.name,
             theirs.variant_name,
             self.now,
+            fixed=theirs.fixed,
+            images=theirs.images,
         )
         basket.items[theirs.sku] = item
         if self._is_known(theirs.sku):
@@ -721,7 +838,11 @@ class ModelShop:
         self.held[counter] -= units
 
     def _take_price(self, basket: Basket, item: Item) -> None:
-        old, new = item.price, self._price(item.sku)
+        if not item.fixed:
+            self._change_price(basket, item, self._price(item.sku))
+
+    def _change_price(self, basket: Basket, item: Item, new: int) -> None:
+        old = item.price
         if old != new:
             item.price, item.changed = new, self.now
             self.price_changes.append(

@@ -177,6 +177,7 @@ AWAY = {
         (["migrate"], AWAY, "PostgreSQL: "),
         (["stock", "get", LAMP], AWAY, "PostgreSQL: "),
         (["serve"], {"CARTSVC_PORT": "many"}, "CARTSVC_PORT: 'many' is not a whole number"),
+        (["serve"], {}, "one of CARTSVC_JWT_SECRET, CARTSVC_JWT_PUBLIC_KEY_FILE, "),
         (["worker"], {"CARTSVC_REDIS_URL": "localhost"}, "CARTSVC_REDIS_URL: is not a redis://"),
         (["catalog", "import", "/nowhere/file"], AWAY, "/nowhere/file: No such file"),
         (["catalog", "import", "/"], AWAY, "/: Is a directory"),

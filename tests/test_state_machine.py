@@ -32,9 +32,11 @@ from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.embedded import Valkey
 from cartsvc.errors import CartError
 from cartsvc.model import (
+    LINE_BITS,
     Cart,
     ClosedStatus,
     LineRequest,
+    LineTerms,
     Owner,
     PriceChange,
     item_id,
@@ -85,6 +87,15 @@ terms = st.fixed_dictionaries(
     },
 )
 
+descriptions = st.builds(
+    LineTerms,
+    quantity=st.integers(1, 5),
+    saved=st.sampled_from([False, False, True]),
+    price_minor=st.sampled_from([None, None, 100, 900, 901, 950]),
+    name=st.sampled_from([None, None, "product 1", "own"]),
+    image_url=st.sampled_from([None, None, "own.jpg", "front.jpg"]),
+)
+
 if_carts = precondition(lambda self: bool(self.model.carts))
 
 Fields = dict[bytes, bytes]
@@ -119,6 +130,7 @@ class Carts(RuleBasedStateMachine):
     ) -> None:
         """A catalogue, and shoppers who have begun."""
         stock = dict(zip(COUNTERS, stocks, strict=True))
+        images = ["front.jpg", "back.jpg"]
         for product_id, one in zip(SHARED, policy, strict=True):
             variants = [
                 Variant(id_, f"size {id_}", 900 + i, stock.get(sku(product_id, id_)))
@@ -127,7 +139,7 @@ class Carts(RuleBasedStateMachine):
             rules = SaleRules(stock_policy=one, hold_ttl_s=TTL_S[product_id])
             name = f"product {product_id[-1]}"
             self.put(
-                Product(product_id, name, 900, [], True, stock[product_id], variants, rules),
+                Product(product_id, name, 900, images, True, stock[product_id], variants, rules),
                 {name: units for name, units in stock.items() if split_sku(name)[0] == product_id},
             )
         for owner, name, units in lines:
@@ -173,6 +185,34 @@ class Carts(RuleBasedStateMachine):
         self.same(
             self.store.remove(self.bucket, owner, *(told(name) for name in names)),
             lambda: self.model.remove(owner, names),
+        )
+
+    @rule(owner=owners)
+    def make(self, owner: Owner) -> None:
+        self.same(self.store.make(self.bucket, owner), lambda: self.model.make(owner))
+
+    @rule(shopper=shoppers, name=skus, said=descriptions, authority=st.booleans())
+    @if_carts
+    def add_as(self, shopper: int, name: str, said: LineTerms, authority: bool) -> None:
+        owner = self.owner(shopper)
+        cart = self.model.carts.get(owner)
+        cart_id = cart.id if cart else 256
+        self.same(
+            self.store.add_as(self.bucket, owner, name, said, authority=authority, cart_id=cart_id),
+            lambda: self.model.describe(owner, name, said, cart_id=cart_id, authority=authority),
+        )
+
+    @rule(shopper=shoppers, pick=picks, said=descriptions, authority=st.booleans())
+    @if_carts
+    def set_as(self, shopper: int, pick: int, said: LineTerms, authority: bool) -> None:
+        owner = self.owner(shopper)
+        item = self.line(owner, pick, by_item=True)
+        if not isinstance(item, int):
+            return
+        cart_id = item >> LINE_BITS
+        self.same(
+            self.store.set_as(self.bucket, owner, item, said, authority=authority),
+            lambda: self.model.describe(owner, item, said, cart_id=cart_id, authority=authority),
         )
 
     @rule(shopper=shoppers)
