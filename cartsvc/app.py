@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from cartsvc import contracts, http, openapi, scripts
+from cartsvc import contracts, docs, http, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.core import Core
@@ -47,7 +47,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             *http.routes(spoken, settings.max_body_bytes),
-            *openapi.routes(spoken),
+            *docs.routes(spoken),
             Route("/healthz", healthz),
         ],
         exception_handlers={HTTPException: no_route},

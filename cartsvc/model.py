@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,9 @@ MAX_LINE: Final = (1 << LINE_BITS) - 1
 
 MAX_QUANTITY: Final = 999_999_999
 """Largest quantity and stock counter: nine digits, safe in Lua, JSON and PostgreSQL's integer."""
+
+Quantity = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_QUANTITY})]
+"""A quantity in a JSON body. Told to machines; a contract checks it, in its own words."""
 
 ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED", "DELETED"]
 """What a cart is closed as; one that is DELETED is there for nobody any more."""

@@ -22,7 +22,7 @@ RINGS = [
     {"flush", "archive", "problems"},
     {"core"},
     {"contracts"},
-    {"openapi"},
+    {"openapi", "docs"},
     {"app", "worker"},
     {"process", "dev"},
     {"cli"},
@@ -30,14 +30,13 @@ RINGS = [
 ]
 
 ALLOWED = {
-    "starlette": {"app", "http", "core", "contracts", "openapi"},
+    "starlette": {"app", "http", "core", "contracts", "docs"},
     "uvicorn": {"process"},
     "redis": {"scripts", "worker", "cli"},
     "asyncpg": {"ledger"},
     "jwt": {"identity"},
     "cachetools": {"identity"},
     "cryptography": {"identity"},
-    "swagger_ui": {"openapi"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

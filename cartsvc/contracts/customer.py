@@ -32,6 +32,7 @@ from cartsvc.model import (
     Cart,
     Line,
     LineRequest,
+    Quantity,
     item_id,
     public_id,
     split_sku,
@@ -44,14 +45,14 @@ class Variation(msgspec.Struct, frozen=True):
     """A variation, and how many units of it."""
 
     id: str
-    quantity: int
+    quantity: Quantity
 
 
 class AddVariations(msgspec.Struct, frozen=True):
     """Request body of POST /api/customer/cart. Other fields are ignored."""
 
     product: int
-    quantity: int
+    quantity: Quantity
     variations: list[Variation]
 
 
@@ -59,14 +60,14 @@ class AddItem(msgspec.Struct, frozen=True):
     """Request body of POST /api/customer/cart/add. Other fields are ignored."""
 
     product: int
-    quantity: int
+    quantity: Quantity
     variation: str | None = None
 
 
 class SetItem(msgspec.Struct, frozen=True):
     """Request body of PUT /api/customer/cart/items/{cartItemId}. Other fields are ignored."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class Item(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from cartsvc.model import (
     Cart,
     Line,
     Owner,
+    Quantity,
     item_id,
     public_id,
     split_sku,
@@ -40,13 +41,13 @@ class AddItem(msgspec.Struct, frozen=True):
     """Request body of POST /cart/items. Other fields are ignored."""
 
     product_id: int | str
-    quantity: int
+    quantity: Quantity
 
 
 class SetItem(msgspec.Struct, frozen=True):
     """Request body of PUT /cart/items/{itemId}. Other fields are ignored."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class Item(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ from cartsvc.model import (
     LineTerms,
     Owner,
     PriceEvent,
+    Quantity,
     is_owner_id,
     is_text,
     item_id,
@@ -73,7 +74,7 @@ class ItemBody(msgspec.Struct, frozen=True, rename="camel"):
 
     cart_id: int
     product_id: int | str
-    quantity: int
+    quantity: Quantity
     product_name: str | None = None
     product_image_url: str | None = None
     price_at_addition: Amount | None = None
@@ -424,10 +425,8 @@ def _id(scope: Scope, name: str) -> int:
 
 def _page(scope: Scope) -> tuple[int, int]:
     """How many to show, and how many to leave out before them."""
-    page, size = (
-        whole_number(http.query(scope, name) or default)
-        for name, default in (("page", "0"), ("size", str(MAX_PAGE)))
-    )
+    asked = ((http.query(scope, "page"), "0"), (http.query(scope, "size"), str(MAX_PAGE)))
+    page, size = (whole_number(default if text is None else text) for text, default in asked)
     errors = {}
     if page is None:
         errors["page"] = "Page must be a whole number from 0"

@@ -5,7 +5,7 @@ document has only the add; reading, changing and emptying the cart answer in the
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.types import Scope
@@ -22,6 +22,8 @@ from cartsvc.problems import problem
 MAX_QUANTITY = 100
 """Units a request may add ("within reasonable limits (1-100)")."""
 
+Quantity = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_QUANTITY})]
+
 _MUST = {
     "product_id": "must be a string of 24 hexadecimal digits",
     "quantity": f"must be a whole number from 1 to {MAX_QUANTITY}",
@@ -33,14 +35,14 @@ class AddItem(msgspec.Struct, frozen=True):
     """Request body of POST /api/cart. Other fields are ignored."""
 
     product_id: str
-    quantity: int
+    quantity: Quantity
     session_id: str | None = None
 
 
 class SetItem(msgspec.Struct, frozen=True):
     """Request body of PUT /api/cart/items/{product_id}. Other fields are ignored."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from cartsvc.model import (
     Merged,
     Notice,
     Owner,
+    Quantity,
     item_id,
     split_sku,
 )
@@ -49,14 +50,14 @@ class AddItem(msgspec.Struct, frozen=True, rename="camel"):
     """Request body of POST /cart/items. Other fields are ignored."""
 
     product_id: str
-    quantity: int
+    quantity: Quantity
     product_variant_id: str | None = None
 
 
 class SetItem(msgspec.Struct, frozen=True):
     """Request body of PUT /cart/items/{itemId}. Other fields are ignored."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class ProductView(msgspec.Struct, frozen=True):
