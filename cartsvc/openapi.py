@@ -173,7 +173,9 @@ def _operation(told: Sequence[_Told]) -> dict[str, Any]:
     if security := _security(told):
         found["security"] = security
     if bodies := [one for one in told if one.operation.body is not None]:
-        examples = {one.title: one.examples.request for one in bodies}
+        examples = {
+            one.title: one.examples.request for one in bodies if bytes(one.examples.request)
+        }
         kinds = [(one, one.operation.body) for one in bodies]
         found["requestBody"] = {"required": True, "content": _content(kinds, examples)}
     return found
