@@ -124,12 +124,8 @@ class Archive:
             CartExists: its owner has begun another one.
         """
         if cart.status == ACTIVE and await self.backlog.place(bucket, cart.id) is None:
-            with contextlib.suppress(NoCart):
-                restored = await self.store.restore(bucket, cart)
-                if restored.id != cart.id:
-                    raise CartExists(restored.id)
-                return
-            cart = await self.find(bucket, cart.id)  # closed since it was read
+            await self._bring_back(bucket, cart.id)
+            cart = await self.find(bucket, cart.id)
         if cart.status != ACTIVE:
             raise CartClosed(cart.id, cart.status)
 
@@ -152,14 +148,15 @@ class Archive:
 
         Raises:
             CartClosed: it is closed as something else.
-            CartShort, CartChanged, EmptyCart: as `Store.close`.
+            CartShort, CartChanged: as `Store.close`.
         """
         if cart.status != status:
-            await self.open(bucket, cart)
             await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
             try:
+                await self.open(bucket, cart)
                 cart = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
-            except NoCart:
+            except (NoCart, CartClosed):
+                # Somebody was faster; if with the same status, all is as asked for.
                 cart = await self.find(bucket, cart.id)
                 if cart.status != status:
                     raise CartClosed(cart.id, cart.status) from None
@@ -203,6 +200,20 @@ class Archive:
         while await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True) == _BATCH:
             pass
         return await self.ledger.price_history(bucket.tenant, item)
+
+    async def _bring_back(self, bucket: Bucket, cart_id: int) -> None:
+        """Put an active cart back that only PostgreSQL has.
+
+        Redis knows of one that is closed until that is written, and it is not written meanwhile: so
+        either this is the cart as it is, or Redis refuses it.
+        """
+        async with self.ledger.held_cart(bucket.tenant, cart_id) as cart:
+            if cart is None or cart.status != ACTIVE:
+                return
+            with contextlib.suppress(NoCart):
+                restored = await self.store.restore(bucket, cart)
+                if restored.id != cart_id:
+                    raise CartExists(restored.id)
 
     async def _catch_up(self, bucket: Bucket, owner: Owner | None) -> None:
         """Write what is not in PostgreSQL yet of the carts that are to be listed.

@@ -16,7 +16,6 @@ CartError
 │   ├── CartSpent          max_line: the cart has given out all its line numbers
 │   ├── NoCart             the owner has no (such) active cart
 │   ├── NoLine             line: the cart does not have it
-│   ├── EmptyCart          there is nothing to convert
 │   ├── CartShort          lines: each with what is free of it; the cart can't be converted
 │   ├── CartChanged        the cart lost lines, and its owner is told now
 │   ├── CartClosed         cart_id, status: the cart takes no changes any more
@@ -160,10 +159,6 @@ class NoLine(Refused):
     line: str
 
 
-class EmptyCart(Refused):
-    """There is no line that could be converted."""
-
-
 class CartShort(Refused):
     """Stock does not cover the cart; nothing of it was sold."""
 
@@ -291,7 +286,6 @@ REPLIES: dict[str, type[CartError]] = {
     "CART_SPENT": CartSpent,
     "NO_CART": NoCart,
     "NO_LINE": NoLine,
-    "EMPTY_CART": EmptyCart,
     "SHORT": CartShort,
     "CART_EXISTS": CartExists,
     "PRICE_DIFFERS": PriceDiffers,

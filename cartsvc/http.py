@@ -256,6 +256,8 @@ def fields(body: bytes) -> dict[str, Any]:
         Invalid: it is no JSON object, or has a key twice.
     """
     try:
+        # Stricter: half a surrogate pair, which json lets through, is no text.
+        msgspec.json.decode(body)
         value = json.loads(
             body, object_pairs_hook=_no_repeats, parse_float=_decimal, parse_constant=_no_number
         )

@@ -139,6 +139,14 @@ class Ledger:
             carts = await _carts(connection, tenant, [cart_id])
         return carts[0] if carts else None
 
+    @contextlib.asynccontextmanager
+    async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator[Cart | None]:
+        """As `cart`, but it is not written by anybody else while the context lasts."""
+        async with self._transaction() as connection:
+            await connection.execute(_q("lock_cart"), tenant, cart_id)
+            carts = await _carts(connection, tenant, [cart_id])
+            yield carts[0] if carts else None
+
     async def carts(
         self, tenant: str, owner: Owner | None, *, limit: int, offset: int
     ) -> tuple[list[Cart], int]:

@@ -13,7 +13,6 @@ from cartsvc.errors import (
     CartFull,
     CartShort,
     CartSpent,
-    EmptyCart,
     InactiveProduct,
     Invalid,
     NoCart,
@@ -30,6 +29,9 @@ from cartsvc.errors import (
     UnknownTenant,
     UnknownVariant,
 )
+
+CHALLENGE = (b"www-authenticate", b"Bearer")
+"""What a 401 has to carry (RFC 9110, 11.6.1)."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -72,7 +74,8 @@ def _request(error: Exception) -> Problem | None:
             headers = ((b"allow", allowed.encode()),)
             return Problem(405, "method_not_allowed", "Method Not Allowed", headers=headers)
         case Unauthorized():
-            return Problem(401, "unauthorized", "Invalid authentication token")
+            message = "Invalid authentication token"
+            return Problem(401, "unauthorized", message, headers=(CHALLENGE,))
         case _:
             return None
 
@@ -139,8 +142,6 @@ def _closed(error: Exception) -> Problem | None:
             return Problem(409, "cart_exists", message, {"cart_id": cart_id})
         case CartChanged():
             return Problem(409, "cart_changed", "Lines have left the cart, please look at it again")
-        case EmptyCart():
-            return Problem(409, "cart_empty", "There is nothing in the cart to convert")
         case CartShort(lines=lines):
             told = "; ".join(
                 f"{one.sku}: {one.wanted} wanted, {one.free} available" for one in lines

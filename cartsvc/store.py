@@ -189,7 +189,6 @@ class Store:
         Raises:
             CartShort: the stock does not cover these lines.
             CartChanged: the cart lost lines that the owner did not know of; asked again, it goes.
-            EmptyCart: there is nothing to convert.
         """
         keys = [bucket.cart(owner), bucket.closed(owner)]
         arguments = [status, _only(cart_id)]

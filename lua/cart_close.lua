@@ -11,7 +11,6 @@
 -- ARGV[6]   cart_id  only if it is this cart; '' for whichever it is
 -- Returns   {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
 --         | {'NO_CART'}
---         | {'EMPTY_CART'}
 --         | {'SHORT', shortages}; of each line: sku, units free, units that
 --           the cart wants of its counter
 
@@ -21,13 +20,12 @@ local status, cart_id = ARGV[5], ARGV[6]
 local lines
 
 local function decide_sale()
-  local short, active = {}, 0
+  local short = {}
   for _, line in ipairs(lines) do
     line.record = record_of(line.sku)
     -- Its limits are the product's, also when the variant has left.
     line.limits = line.record or record_of(string.match(line.sku, '^[^/]+'))
     if line.units > 0 then
-      active = active + 1
       local reply = line.record and too_few(cart, line)
       if not (reply or line.counter) then
         reply = decide(cart, line, line.units)
@@ -44,7 +42,6 @@ local function decide_sale()
   if #short > 0 then
     return { 'SHORT', short }
   end
-  return active == 0 and { 'EMPTY_CART' } or nil
 end
 
 local function sell(line)

@@ -18,7 +18,6 @@ from cartsvc.errors import (
     CartExists,
     CartFull,
     CartShort,
-    EmptyCart,
     InactiveProduct,
     NoCart,
     NoCounter,
@@ -806,8 +805,6 @@ class ModelShop:
             short.append(Shortage(item.sku, refusal.free, refusal.in_cart))
         if short:
             raise CartShort(short)
-        if not any(item.ordered for item in basket.items.values()):
-            raise EmptyCart
 
     def _sell(self, basket: Basket) -> None:
         for item in basket.items.values():

@@ -5,7 +5,6 @@ import pytest
 from cartsvc.errors import (
     CartChanged,
     CartShort,
-    EmptyCart,
     InactiveProduct,
     NoCart,
     UnknownProduct,
@@ -159,14 +158,18 @@ async def test_saved_lines_stay_with_the_owner_of_a_converted_cart(either_shop: 
     await books(either_shop)
 
 
-async def test_there_must_be_something_to_convert(either_shop: Shop) -> None:
+async def test_a_cart_of_nothing_is_converted_too(either_shop: Shop) -> None:
     await either_shop.sell()
     await either_shop.add()
     await save(either_shop)
-    await refused(either_shop, EmptyCart, close(either_shop))
+    cart = await close(either_shop)
+    assert (cart.status, cart.lines) == ("CONVERTED", [])
+    assert units(await read(either_shop)) == {LAMP: 1}
     await remove(either_shop)
-    await refused(either_shop, EmptyCart, close(either_shop))
-    assert (await close(either_shop, "REMOVED")).status == "REMOVED"
+    cart = await close(either_shop)
+    assert (cart.id, cart.status, cart.lines) == (512, "CONVERTED", [])
+    assert await books(either_shop) == (100, 0, 0)
+    await refused(either_shop, NoCart, read(either_shop))
 
 
 async def test_a_cart_that_lost_a_line_is_told_before_it_is_sold(either_shop: Shop) -> None:
@@ -185,7 +188,21 @@ async def test_a_cart_that_lost_a_line_is_told_before_it_is_sold(either_shop: Sh
     assert await books(either_shop, MUG) == (3, 0, 2)
 
 
-async def test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty(
+async def test_a_cart_that_lost_a_line_is_told_before_it_is_short(either_shop: Shop) -> None:
+    await either_shop.sell(LAMP, stock_policy="hold")
+    await either_shop.sell(MUG, stock=5)
+    await either_shop.add(3, LAMP)
+    await either_shop.add(3, MUG)
+    await either_shop.shelf.set_stock(either_shop.bucket, MUG, 1)
+    either_shop.clock.ms += HOLD_MS
+    with pytest.raises(CartChanged) as changed:
+        await close(either_shop)
+    assert changed.value.notices == (Notice(LAMP, 3, "hold_expired"),)
+    error = await refused(either_shop, CartShort, close(either_shop))
+    assert error.notices == ()
+
+
+async def test_a_cart_that_lost_its_only_line_is_told_before_it_is_closed(
     either_shop: Shop,
 ) -> None:
     await either_shop.sell(stock_policy="hold")
@@ -194,8 +211,7 @@ async def test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty(
     with pytest.raises(CartChanged) as changed:
         await close(either_shop)
     assert changed.value.notices == (Notice(LAMP, 3, "hold_expired"),)
-    error = await refused(either_shop, EmptyCart, close(either_shop))
-    assert error.notices == ()
+    assert (await close(either_shop)).lines == []
 
 
 async def test_a_cart_that_lost_a_line_is_given_up_all_the_same(either_shop: Shop) -> None:

@@ -599,21 +599,15 @@ GUARDS: list[tuple[str, str, str, Case]] = [
     ),
     (
         "cart_close.lua",
-        "active == 0 and { 'EMPTY_CART' } or nil",
-        "nil",
-        closing.test_there_must_be_something_to_convert,
-    ),
-    (
-        "cart_close.lua",
         "status == 'CONVERTED' and not cart.notices",
         "status == 'CONVERTED'",
-        closing.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
+        closing.test_a_cart_that_lost_a_line_is_told_before_it_is_short,
     ),
     (
         "cart_close.lua",
         "if status == 'CONVERTED' and cart.notices then",
         "if false then",
-        closing.test_a_cart_that_lost_its_only_line_is_told_before_it_is_empty,
+        closing.test_a_cart_that_lost_its_only_line_is_told_before_it_is_closed,
     ),
     (
         "cart_close.lua",

@@ -92,7 +92,6 @@ ERRORS_OF: dict[str, list[Exception]] = {
         errors.CartClosed(1, "CONVERTED"),
         errors.CartExists(1),
         errors.CartChanged(),
-        errors.EmptyCart(),
         errors.CartShort([Shortage(LAMP, 3, 2)]),
         errors.PriceDiffers(LAMP, 2_999),
         errors.LedgerAway("timeout"),

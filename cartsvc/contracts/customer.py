@@ -38,7 +38,7 @@ from cartsvc.model import (
     split_sku,
 )
 from cartsvc.money import Number
-from cartsvc.problems import problem
+from cartsvc.problems import CHALLENGE, problem
 
 
 class Variation(msgspec.Struct, frozen=True):
@@ -409,4 +409,4 @@ def refuse(error: Exception, scope: Scope) -> Reply:
 
 
 def _unknown(message: str, error: str | UnsetType = UNSET) -> Reply:
-    return reply(401, Failure(success=UNSET, message=message, error=error))
+    return reply(401, Failure(success=UNSET, message=message, error=error), CHALLENGE)

@@ -593,7 +593,7 @@ def _cart(cart: Cart) -> CartView:
     owner = cart.owner
     return CartView(
         id=cart.id,
-        user_id=None if owner.kind == "session" else public_id(owner.id),
+        user_id=public_id(owner.id) if owner.kind == _USER else None,
         session_id=owner.id if owner.kind == "session" else None,
         status=cart.status,
         created_at=http.timestamp(cart.created_ms),

@@ -58,6 +58,11 @@ SELECT id, owner_kind, owner_id, status, version, last_line,
 FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'DELETED'
 ORDER BY id;
 
+-- name: lock_cart
+-- Let nobody write a cart until the transaction ends.
+-- $1 tenant, $2 id
+SELECT FROM carts WHERE tenant = $1 AND id = $2 FOR UPDATE;
+
 -- name: lines
 -- The lines of carts, in the order in which they were added.
 -- $1 tenant, $2 ids of the carts
