@@ -7,17 +7,27 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cartsvc import flush, scripts
 from cartsvc.backlog import Backlog
 from cartsvc.errors import CartClosed, CartExists, LedgerAway, NoCart, NoLine, OutcomeUnknown
 from cartsvc.keys import Bucket
-from cartsvc.ledger import FAILURES, Ledger
-from cartsvc.model import LINE_BITS, Cart, ClosedStatus, Line, Owner, PriceEvent, line_name
+from cartsvc.ledger import AWAY, Ledger
+from cartsvc.model import (
+    LINE_BITS,
+    MAX_SAFE_INT,
+    Cart,
+    ClosedStatus,
+    Line,
+    Owner,
+    PriceEvent,
+    line_name,
+)
 from cartsvc.store import Store
 
 ACTIVE = "ACTIVE"
+DELETED: Final = "DELETED"
 
 _BATCH = 100
 """Carts, or price changes, that are written at once: few, since shoppers wait beside it."""
@@ -37,7 +47,7 @@ def _answered(
                 return await method(self, *args, **kwargs)
         except scripts.FAILURES as error:
             raise OutcomeUnknown(str(error)) from error
-        except FAILURES as error:
+        except AWAY as error:
             raise LedgerAway(f"{type(error).__name__}: {error}") from error
 
     functools.update_wrapper(wrapper, method)
@@ -67,11 +77,13 @@ class Archive:
         Raises:
             NoCart: there is none, or it is deleted.
         """
+        if not 0 < cart_id <= MAX_SAFE_INT:
+            raise NoCart  # PostgreSQL does not take every number there is.
         try:
             cart: Cart | None = await self.store.find(bucket, cart_id)
         except NoCart:
             cart = await self.ledger.cart(bucket.tenant, cart_id)
-        if cart is None or cart.status == "DELETED":
+        if cart is None or cart.status == DELETED:
             raise NoCart
         return cart
 
@@ -116,18 +128,24 @@ class Archive:
         return await self.store.make(bucket, owner)
 
     @_answered
-    async def open(self, bucket: Bucket, cart: Cart) -> None:
-        """See that an active cart is in Redis, where it can be changed.
+    async def open(self, bucket: Bucket, cart: Cart) -> Cart:
+        """See that an active cart is in Redis, where it can be changed; the cart as it is there.
 
         Raises:
+            NoCart: it is deleted.
             CartClosed: it takes no changes any more.
             CartExists: its owner has begun another one.
         """
-        if cart.status == ACTIVE and await self.backlog.place(bucket, cart.id) is None:
+        try:
+            cart = await self.store.find(bucket, cart.id)
+        except NoCart:
             await self._bring_back(bucket, cart.id)
             cart = await self.find(bucket, cart.id)
+        if cart.status == DELETED:
+            raise NoCart
         if cart.status != ACTIVE:
             raise CartClosed(cart.id, cart.status)
+        return cart
 
     @_answered
     async def change(
@@ -150,18 +168,20 @@ class Archive:
             CartClosed: it is closed as something else.
             CartShort, CartChanged: as `Store.close`.
         """
-        if cart.status != status:
-            await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
-            try:
-                await self.open(bucket, cart)
-                cart = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
-            except (NoCart, CartClosed):
-                # Somebody was faster; if with the same status, all is as asked for.
-                cart = await self.find(bucket, cart.id)
-                if cart.status != status:
-                    raise CartClosed(cart.id, cart.status) from None
-        await self._record(bucket, cart.id)
-        return cart
+        if cart.status == status:
+            await self._record(bucket, cart.id)
+            return cart
+        await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
+        try:
+            await self.open(bucket, cart)
+            closed = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
+        except (NoCart, CartClosed):
+            # Somebody was faster; if with the same status, all is as asked for.
+            closed = await self.find(bucket, cart.id)
+            if closed.status != status:
+                raise CartClosed(closed.id, closed.status) from None
+        await flush.closed(self.backlog, self.ledger, bucket, closed)
+        return closed
 
     @_answered
     async def delete(self, bucket: Bucket, cart: Cart) -> None:
@@ -171,7 +191,7 @@ class Archive:
             CartClosed: it is converted, and stays.
         """
         if cart.status == ACTIVE:
-            await self.close(bucket, cart, "DELETED")
+            await self.close(bucket, cart, DELETED)
         elif cart.status == "CONVERTED":
             raise CartClosed(cart.id, cart.status)
         else:
@@ -197,8 +217,9 @@ class Archive:
     @_answered
     async def prices(self, bucket: Bucket, item: int) -> list[PriceEvent]:
         """The price changes of a line, the newest first."""
-        while await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True) == _BATCH:
-            pass
+        # Counted beforehand: prices that change all the time must not keep it going.
+        for _ in range(-(-await self.backlog.price_count(bucket) // _BATCH)):
+            await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True)
         return await self.ledger.price_history(bucket.tenant, item)
 
     async def _bring_back(self, bucket: Bucket, cart_id: int) -> None:

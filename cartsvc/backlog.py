@@ -41,8 +41,10 @@ class Backlog:
 
     async def count(self, bucket: Bucket) -> int:
         """Carts and price changes that wait."""
-        waiting: int = await self.redis.xlen(bucket.prices)
-        return await self.dirty_count(bucket) + waiting
+        return await self.dirty_count(bucket) + await self.price_count(bucket)
+
+    async def price_count(self, bucket: Bucket) -> int:
+        return int(await self.redis.xlen(bucket.prices))
 
     async def dirty_count(self, bucket: Bucket) -> int:
         return int(await self.redis.zcard(bucket.dirty))

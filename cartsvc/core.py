@@ -6,11 +6,30 @@ from starlette.types import Scope
 
 from cartsvc import identity
 from cartsvc.archive import Archive
-from cartsvc.errors import BadToken, NoLine, NoToken, UnknownProduct, UnknownVariant, WrongType
+from cartsvc.errors import (
+    BadToken,
+    Invalid,
+    NoLine,
+    NoToken,
+    UnknownProduct,
+    UnknownVariant,
+    WrongType,
+)
 from cartsvc.identity import Principal, Verifier
 from cartsvc.keys import Bucket
-from cartsvc.model import LineRequest, Owner, line_name, product_id, whole_number
+from cartsvc.model import MAX_QUANTITY, LineRequest, Owner, line_name, product_id, whole_number
 from cartsvc.store import Store
+
+
+def quantity(units: int, most: int = MAX_QUANTITY) -> int:
+    """Units that a request may name.
+
+    Raises:
+        Invalid: there are none, or more than that.
+    """
+    if not 1 <= units <= most:
+        raise Invalid("quantity", f"must be a whole number from 1 to {most}")
+    return units
 
 
 def line_request(product: str, quantity: int, variant: str | None = None) -> LineRequest:

@@ -6,9 +6,10 @@ between repeats work that changes nothing the second time.
 
 from collections.abc import Sequence
 
-from cartsvc.backlog import START, Backlog
+from cartsvc.backlog import START, Backlog, DirtyCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.model import Cart
 
 
 async def carts(
@@ -36,6 +37,19 @@ async def these(backlog: Backlog, ledger: Ledger, bucket: Bucket, keys: Sequence
         found = await backlog.carts(bucket, keys)
         await flush.write_carts(found.carts)
     await backlog.flushed(bucket, found)
+
+
+async def closed(backlog: Backlog, ledger: Ledger, bucket: Bucket, cart: Cart) -> None:
+    """Write a cart as the script that closed it replied it.
+
+    Not as Redis has it by now: after a failover that may be the cart before.
+    """
+    async with ledger.write(bucket) as flush:
+        await flush.write_carts([cart])
+    key = await backlog.place(bucket, cart.id)
+    if key is not None:
+        written = DirtyCarts(cart.updated_ms, [cart], {key: (cart.id, cart.version)})
+        await backlog.flushed(bucket, written)
 
 
 async def prices(

@@ -100,28 +100,27 @@ class Parameter(NamedTuple):
 class Operation(NamedTuple):
     """What a contract does at a path by a method, and what `openapi` tells of it.
 
-    `status` and `success` (a Struct) are the answer's, `body` is the request's; None where there is
-    none. `refusals` are the statuses beside those that any operation may give. `bearer` says
-    whether a token is "required", "optional" or not looked at ("").
+    `success` (a Struct) and `status` are the answer's, `body` is the request's; None where there is
+    none. `refusals` are the statuses beside those that any of the contract's operations may give.
     """
 
     method: str
     path: str
     handle: Handle
     summary: str
-    status: int
     success: Any
-    refusals: tuple[int, ...]
+    refusals: tuple[int, ...] = ()
     body: Any = None
+    status: int = 200
     parameters: tuple[Parameter, ...] = ()
-    bearer: str = ""
 
 
 class Contract(NamedTuple):
     """An HTTP contract: its operations, and `refuse`, which puts an error into its words.
 
-    `refusal` is the Struct, or several, of which the bodies of its errors are. `header` is what its
-    requests carry, where another contract has the same paths.
+    `refusal` is the Struct of which the bodies of its errors are. `header` is what its requests
+    carry, where another contract has the same paths. `parameters` are those of all operations;
+    `bearer` says whether a token is "required", "optional" or not looked at ("").
     """
 
     name: str
@@ -130,6 +129,8 @@ class Contract(NamedTuple):
     refuse: Refuse
     refusal: Any
     header: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    bearer: str = ""
 
 
 def routes(contracts: Iterable[Contract], max_body_bytes: int) -> list[Route]:

@@ -28,6 +28,17 @@ from cartsvc.model import (
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a call raises when PostgreSQL is away, or refuses."""
 
+AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+"""Those of them that are worth trying again; the others are faults of ours."""
+
 _MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version    integer     PRIMARY KEY,
@@ -40,11 +51,14 @@ _MIGRATION_LOCK = 0x63617274
 
 
 class Ledger:
-    """A pool of connections, opened when they are needed. `timeout_s` bounds a statement."""
+    """A pool of connections, opened when they are needed. `timeout_s` bounds a transaction.
+
+    A statement has half of it, and the rollback the other, which may not be answered either.
+    """
 
     pool: asyncpg.Pool
 
-    def __init__(self, url: str, *, connections: int = 4, timeout_s: float = 60) -> None:
+    def __init__(self, url: str, *, connections: int = 4, timeout_s: float = 120) -> None:
         self.url = url
         self.connections = connections
         self.timeout_s = timeout_s
@@ -62,7 +76,7 @@ class Ledger:
             min_size=0,
             max_size=self.connections,
             timeout=5,
-            command_timeout=self.timeout_s,
+            command_timeout=self.timeout_s / 2,
         )
 
     async def close(self) -> None:

@@ -116,7 +116,7 @@ class Notice(msgspec.Struct, frozen=True):
 class Cart(msgspec.Struct, frozen=True):
     """A cart at one version; `lines` in the order in which they were added.
 
-    `status` is ACTIVE, CONVERTED, ABANDONED or REMOVED; `last_line` the highest line number given.
+    `status` is ACTIVE or a `ClosedStatus`; `last_line` the highest line number given.
     """
 
     id: int
@@ -267,7 +267,7 @@ def is_text(text: str) -> bool:
 
 def is_owner_id(text: str) -> bool:
     """Whether it can name the owner of a cart: 1 to 128 printable characters."""
-    return 1 <= len(text) <= MAX_OWNER_ID and text.isprintable()
+    return len(text) <= MAX_OWNER_ID and text.isprintable() and bool(text.strip())
 
 
 def product_id(text: str) -> str | None:

@@ -82,7 +82,8 @@ class _Told(NamedTuple):
         """The type of the body by status; None where there is no body."""
         one, refusal = self.operation, self.dialect.contract.refusal
         too_large = () if one.body is None else (TOO_LARGE,)
-        refused = dict.fromkeys((*one.refusals, *too_large, *ALWAYS), refusal)
+        token = (HTTPStatus.UNAUTHORIZED,) if self.dialect.contract.bearer else ()
+        refused = dict.fromkeys((*one.refusals, *token, *too_large, *ALWAYS), refusal)
         return {one.status: one.success} | refused
 
 
@@ -125,7 +126,11 @@ def _dialect(contract: Contract, components: dict[str, Any]) -> _Dialect:
     kinds = [
         kind
         for one in contract.operations
-        for kind in (one.success, one.body, *(asked.kind for asked in _parameters_of(one)))
+        for kind in (
+            one.success,
+            one.body,
+            *(asked.kind for asked in _parameters_of(contract, one)),
+        )
         if kind is not None
     ]
     kinds = list(dict.fromkeys((*kinds, contract.refusal)))
@@ -181,20 +186,20 @@ def _operation(told: Sequence[_Told]) -> dict[str, Any]:
     return found
 
 
-def _parameters_of(operation: Operation) -> list[Parameter]:
+def _parameters_of(contract: Contract, operation: Operation) -> list[Parameter]:
     """Those in the path, and those that the contract tells of."""
     in_path = []
     for name in re.findall(r"{(\w+)}", operation.path):
         about, kind = _PATH_PARAMETERS.get(name, (name.replace("_", " "), str))
         in_path.append(Parameter(name, "path", about, required=True, kind=kind))
-    return [*in_path, *operation.parameters]
+    return [*in_path, *contract.parameters, *operation.parameters]
 
 
 def _parameters(told: Sequence[_Told]) -> list[dict[str, Any]]:
     """The parameters of all; what only one contract requires may be left out of a request."""
     asked: dict[tuple[str, str], list[tuple[_Told, Parameter]]] = {}
     for one in told:
-        for parameter in _parameters_of(one.operation):
+        for parameter in _parameters_of(one.dialect.contract, one.operation):
             asked.setdefault((parameter.place, parameter.name), []).append((one, parameter))
     return [
         {
@@ -210,7 +215,7 @@ def _parameters(told: Sequence[_Told]) -> list[dict[str, Any]]:
 
 def _security(told: Sequence[_Told]) -> list[dict[str, Any]]:
     """A token, nothing, or either."""
-    tokens = {one.operation.bearer for one in told}
+    tokens = {one.dialect.contract.bearer for one in told}
     nothing: list[dict[str, Any]] = [] if tokens == {"required"} else [{}]
     return [] if tokens == {""} else [*nothing, {"bearer": []}]
 
@@ -239,7 +244,7 @@ def _response(told: Sequence[_Told], status: int) -> dict[str, Any]:
 def _headers(told: _Told, status: int) -> Iterable[str]:
     """The headers that an answer may have."""
     operation = told.operation
-    asked = {parameter.name for parameter in operation.parameters}
+    asked = {one.name for one in _parameters_of(told.dialect.contract, operation)}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         yield "Retry-After"
     elif status != operation.status:

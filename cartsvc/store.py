@@ -46,7 +46,8 @@ class Store:
 
     A `line` is named by its SKU or, from `model.line_name`, by its item id. Every method raises the
     `Refused` or `Unavailable` error that its script's reply stands for; `NoCart` where the owner
-    has no active cart, `NoLine` where the cart has no such line.
+    has no active cart, `NoLine` where the cart has no such line. What is not asked `by_owner`, or
+    with `authority`, leaves the cart's notices: its owner is still to be told.
     """
 
     def __init__(
@@ -79,16 +80,24 @@ class Store:
         """Give a line another quantity, at least 1. Fewer is never refused for lack of stock."""
         return await self._change("cart_set", bucket, owner, [line, quantity])
 
-    async def remove(self, bucket: Bucket, owner: Owner, line: str, *more: str) -> Cart:
+    async def remove(
+        self, bucket: Bucket, owner: Owner, line: str, *more: str, by_owner: bool = True
+    ) -> Cart:
         """Take lines out of the cart, all or none of them."""
-        return await self._change("cart_remove", bucket, owner, ["", line, *more])
+        arguments: list[Argument] = ["", int(by_owner), line, *more]
+        return await self._change("cart_remove", bucket, owner, arguments)
 
-    async def clear(self, bucket: Bucket, owner: Owner, *, cart_id: int | None = None) -> Cart:
-        """Take every line out of the cart, saved ones too.
-
-        If it is `cart_id` where that is given.
-        """
-        return await self._change("cart_remove", bucket, owner, [_only(cart_id)])
+    async def clear(
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        *,
+        cart_id: int | None = None,
+        by_owner: bool = True,
+    ) -> Cart:
+        """Take every line out of the cart, saved ones too; if it is `cart_id`, where given."""
+        arguments = [_only(cart_id), int(by_owner)]
+        return await self._change("cart_remove", bucket, owner, arguments)
 
     async def make(self, bucket: Bucket, owner: Owner) -> Cart:
         """An empty cart.
@@ -137,16 +146,11 @@ class Store:
         async def attempt() -> Any:
             return await self.runner.run("cart_read", keys, [self.clock_ms()])
 
-        try:
-            fields = await attempt()
-        except HoldsDue as due:
-            fields = await self._after_release(bucket, due, attempt)
-        return cart_of(owner, fields_of(fields))
+        return cart_of(owner, fields_of(await self._released(bucket, attempt)))
 
     async def peek(self, bucket: Bucket, owner: Owner) -> Cart:
         """The owner's cart, for others: its owner is told nothing by it."""
-        keys = [bucket.carts, bucket.seq, bucket.cart(owner)]
-        _, fields = await self.runner.run("cart_find", keys, [""])
+        _, fields = await self._find(bucket, bucket.cart(owner), "")
         return cart_of(owner, fields_of(fields))
 
     async def find(self, bucket: Bucket, cart_id: int) -> Cart:
@@ -154,12 +158,22 @@ class Store:
 
         Takes two round trips, since an id leads to a key, and the key to the cart.
         """
-        place, key, fields = "", bucket.carts, []
+        fields: list[bytes] = []
+        place, key = "", bucket.carts
         while key != place:
             place = key
-            found = await self.runner.run("cart_find", [bucket.carts, bucket.seq, place], [cart_id])
-            key, fields = found[0].decode(), found[1]
+            key, fields = await self._find(bucket, place, cart_id)
         return cart_of(bucket.owner(key), fields_of(fields))
+
+    async def _find(self, bucket: Bucket, place: str, cart_id: Argument) -> tuple[str, list[bytes]]:
+        """Where the cart is, and its fields if that is the `place`."""
+        keys = [bucket.carts, bucket.seq, place]
+
+        async def attempt() -> Any:
+            return await self.runner.run("cart_find", keys, [cart_id, self.clock_ms()])
+
+        key, fields = await self._released(bucket, attempt)
+        return key.decode(), fields
 
     async def merge(self, bucket: Bucket, guest: Owner, owner: Owner) -> Merged:
         """Move the guest's cart into the owner's: each line as far as it fits.
@@ -263,12 +277,14 @@ class Store:
     async def _run(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Any:
+        return await self._released(bucket, lambda: self._once(script, bucket, keys, arguments))
+
+    async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        """What an attempt gives, once no hold that has run out is in its way."""
         try:
-            return await self._once(script, bucket, keys, arguments)
+            return await attempt()
         except HoldsDue as due:
-            return await self._after_release(
-                bucket, due, lambda: self._once(script, bucket, keys, arguments)
-            )
+            return await self._after_release(bucket, due, attempt)
 
     async def _after_release(
         self, bucket: Bucket, due: HoldsDue, attempt: Callable[[], Awaitable[Any]]

@@ -7,7 +7,7 @@
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13]  cart     hash  the owner's active cart
 -- KEYS[14]  closed   hash  where it goes
--- ARGV[5]   status   CONVERTED, ABANDONED or REMOVED
+-- ARGV[5]   status   CONVERTED, ABANDONED, REMOVED or DELETED
 -- ARGV[6]   cart_id  only if it is this cart; '' for whichever it is
 -- Returns   {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
 --         | {'NO_CART'}

@@ -10,7 +10,7 @@
 -- ARGV[7]   units
 -- ARGV[8]   how        'add' to what the line has, or 'set'
 -- ARGV[9]   saved      1 or 0
--- ARGV[10]  authority  1 or 0
+-- ARGV[10]  authority  1, or 0 for the owner
 -- ARGV[11]  price      minor units, or '' where the request names none
 -- ARGV[12]  title      a JSON string, or ''
 -- ARGV[13]  image      a JSON string, or ''
@@ -18,6 +18,7 @@
 --         | {'NO_CART'}
 --         | {'OUT_OF_STOCK', sku, free, in_cart}
 --         | {'PRICE_DIFFERS', sku, price}
+--         | {'INACTIVE_PRODUCT', product_id}
 
 local cart = open_cart(KEYS[13])
 local cart_id, name = ARGV[5], ARGV[6]
@@ -73,7 +74,9 @@ local function decide_units()
   if units > MAX_UNITS then
     return { 'OUT_OF_STOCK', line.sku, MAX_UNITS, has }
   elseif saved == '1' then
-    return nil
+    -- Set aside it asks for no stock; but nobody sets aside what is not for sale any more.
+    return not (line.facts or line.record.active)
+      and { 'INACTIVE_PRODUCT', line.record.product_id } or nil
   elseif units > line.units then
     return decide(cart, line, units) or too_few(cart, line)
   elseif units < line.units then
@@ -162,4 +165,4 @@ if line.facts then
   touch(cart, line)
 end
 keep(cart)
-return tell(cart)
+return authority == '1' and show(cart) or tell(cart)

@@ -258,7 +258,8 @@ class ModelShop:
                 self._put_facts_of_new(basket.items[sku], terms, authority=authority)
                 if len(basket.items) > self.max_lines:
                     raise CartFull(self.max_lines)
-            return self._tell(basket)
+            # From somebody else's response the owner has not heard anything.
+            return basket.cart() if authority else self._tell(basket)
 
         return self._attempt([owner], change)
 
@@ -305,6 +306,8 @@ class ModelShop:
         item = basket.items.get(sku)
         ordered = item.ordered if item else 0
         if saved:
+            if item is None and not self._product(sku).active:
+                raise InactiveProduct(split_sku(sku)[0])
             item = item or self._new_item(basket, sku)
             self._give_back(item)
             item.quantity, item.saved = units, True
@@ -328,14 +331,16 @@ class ModelShop:
     def remove(self, owner: Owner, names: Sequence[str | int]) -> Cart:
         def change() -> Cart:
             found = {item.sku: item for _, item in (self._find(owner, name) for name in names)}
-            return self._without(self.carts[owner], list(found.values()))
+            self._without(self.carts[owner], list(found.values()))
+            return self._tell(self.carts[owner])
 
         return self._attempt([owner], change)
 
-    def clear(self, owner: Owner) -> Cart:
+    def clear(self, owner: Owner, *, by_owner: bool) -> Cart:
         def change() -> Cart:
             basket = self._basket(owner)
-            return self._without(basket, list(basket.items.values()))
+            self._without(basket, list(basket.items.values()))
+            return self._tell(basket) if by_owner else basket.cart()
 
         return self._attempt([owner], change)
 
@@ -367,6 +372,8 @@ class ModelShop:
     def find(self, cart_id: int) -> Cart:
         for basket in (*self.carts.values(), *self.closed.values()):
             if basket.id == cart_id:
+                if basket.status == "ACTIVE":
+                    self._release(basket.owner)
                 return basket.cart()
         raise NoCart
 
@@ -579,13 +586,12 @@ class ModelShop:
                 return basket, item
         raise NoLine(name if isinstance(name, str) else line_name(name))
 
-    def _without(self, basket: Basket, items: list[Item]) -> Cart:
+    def _without(self, basket: Basket, items: list[Item]) -> None:
         if items:
             self._changed(basket)
         for item in items:
             self._give_back(item)
             del basket.items[item.sku]
-        return self._tell(basket)
 
     def _close_as(self, status: str, basket: Basket) -> Cart:
         self._changed(basket)

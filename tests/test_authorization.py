@@ -158,7 +158,8 @@ class Caller(NamedTuple):
         values = {"session_id": self.owner.id, "DeviceID": self.owner.id, "x-tenant-id": tenant}
         if self.owner.kind == "session":
             values["x-session-id"] = self.owner.id
-        needed = [one for one in route.operation.parameters if one.required or one.name in values]
+        asked = (*route.contract.parameters, *route.operation.parameters)
+        needed = [one for one in asked if one.required or one.name in values]
         sent = {
             place: [(one.name, values[one.name]) for one in needed if one.place == place]
             for place in ("header", "query")
@@ -618,7 +619,7 @@ async def test_a_token_that_is_no_good(
         attempts.append(Attempt("nothing", [], "missing"))
     aim, before = world.own(BOB), await world.state()
     for route in routes_of(contract):
-        assert route.operation.bearer == ("optional" if contract == TENANT else "required")
+        assert route.contract.bearer == ("optional" if contract == TENANT else "required")
         for what, headers, problem, url in attempts:
             request = BOB.ask(route, aim, headers)
             answer = await http.request(**{**request, "url": url + request["url"]})
@@ -627,7 +628,7 @@ async def test_a_token_that_is_no_good(
 
 
 def test_every_contract_with_tokens_is_tried() -> None:
-    with_tokens = {route.contract.name for route in ROUTES if route.operation.bearer}
+    with_tokens = {route.contract.name for route in ROUTES if route.contract.bearer}
     assert with_tokens == {TENANT, CUSTOMER, RECORDS}
 
 

@@ -206,8 +206,8 @@ async def test_guard_of_the_size_as_announced(shop: Shop) -> None:
 
 SESSION: list[tuple[str, str, str]] = [
     ("if product_id is None:", "if False:", "product with braces"),
-    ("not 1 <= units <= MAX_QUANTITY", "False", "101"),
-    ("not 1 <= units <= MAX_QUANTITY", "False", "2^63"),
+    ("quantity(request.quantity, MAX_QUANTITY)", "request.quantity", "101"),
+    ("quantity(request.quantity, MAX_QUANTITY)", "request.quantity", "2^63"),
 ]
 
 

@@ -454,8 +454,8 @@ GUARDS: list[tuple[str, str, str, Case]] = [
     ),
     (
         "cart_remove.lua",
-        "if #lines == 0 then",
-        "if false then",
+        "if #lines > 0 then",
+        "if true then",
         operations.test_clear_of_an_empty_cart_changes_nothing,
     ),
     ("cart_save.lua", "  hold(cart, line, 0)\n", "", merging.test_merge_keeps_saved_lines_saved),
@@ -481,7 +481,7 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "cart_find.lua",
         "redis.call('EXISTS', seq) == 0",
         "false",
-        operations.test_nothing_is_done_in_a_bucket_that_is_not_warm,
+        operations.test_no_cart_is_found_in_a_bucket_that_is_not_warm,
     ),
     (
         "cart_merge.lua",
@@ -737,6 +737,30 @@ async def test_guards_of_the_scripts(shop: Shop, file: str, old: str, new: str, 
 
 
 LINE_GUARDS: list[tuple[str, str, str, Case]] = [
+    (
+        "cart_remove.lua",
+        "by_owner == '1' and tell(cart) or show(cart)",
+        "tell(cart)",
+        terms.test_who_is_not_the_owner_leaves_what_the_owner_has_to_hear,
+    ),
+    (
+        "cart_line.lua",
+        "authority == '1' and show(cart) or tell(cart)",
+        "tell(cart)",
+        terms.test_who_is_not_the_owner_leaves_what_the_owner_has_to_hear,
+    ),
+    (
+        "cart_line.lua",
+        "not (line.facts or line.record.active)",
+        "false",
+        terms.test_what_is_not_sold_is_refused,
+    ),
+    (
+        "cart_find.lua",
+        "due and tonumber(due) <= tonumber(now)",
+        "false",
+        terms.test_a_hold_that_has_run_out_is_not_found,
+    ),
     ("cart_make.lua", "not reply and cart.id", "false", terms.test_an_owner_has_one_cart),
     ("cart_remove.lua", "cart_id ~= cart.id", "false", terms.test_only_in_the_cart_that_is_meant),
     (

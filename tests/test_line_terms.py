@@ -17,7 +17,7 @@ from cartsvc.errors import (
     UnknownProduct,
     UnknownVariant,
 )
-from cartsvc.model import MAX_QUANTITY, Cart, LineTerms, item_id
+from cartsvc.model import MAX_QUANTITY, Cart, LineTerms, Notice, item_id, line_name
 from tests.carts import (
     BOB,
     GUEST,
@@ -180,8 +180,12 @@ async def test_a_held_line_holds_what_it_has(ours: Shop) -> None:
 
 async def test_what_is_not_sold_is_refused(ours: Shop) -> None:
     await refused(ours, UnknownProduct, describe_new(ours, 1, "nothing"))
-    await ours.sell(LAMP, active=False)
-    await refused(ours, InactiveProduct, describe_new(ours))
+    await describe_new(ours, 1, MUG, saved=True)
+    for product_id in (LAMP, MUG):
+        await ours.sell(product_id, active=False)
+        await refused(ours, InactiveProduct, describe_new(ours, 1, product_id))
+    await refused(ours, InactiveProduct, describe_new(ours, 1, saved=True))
+    assert units(await describe_new(ours, 1, MUG, saved=True)) == {MUG: 2}
 
 
 async def test_limits_hold(ours: Shop) -> None:
@@ -198,6 +202,36 @@ async def test_no_line_has_more_than_nine_digits(ours: Shop) -> None:
     await describe_new(ours, MAX_QUANTITY, saved=True)
     error = await refused(ours, OutOfStock, describe_new(ours, 1, saved=True))
     assert (error.free, error.in_cart) == (MAX_QUANTITY, MAX_QUANTITY)
+
+
+# -- who asks
+
+
+async def test_who_is_not_the_owner_leaves_what_the_owner_has_to_hear(ours: Shop) -> None:
+    await ours.sell(LAMP, stock=10, stock_policy="hold")
+    await ours.add(1, LAMP)
+    await ours.add(3, MUG)
+    ours.clock.ms += HOLD_MS
+    told = (Notice(LAMP, 1, "hold_expired"),)
+    store, bucket = ours.store, ours.bucket
+    assert (await store.peek(bucket, ANN)).notices == told
+    assert (await describe(ours, 2, number=2)).notices == told
+    mug = line_name(item_id(256, 2))
+    assert (await store.remove(bucket, ANN, mug, by_owner=False)).notices == told
+    assert (await store.clear(bucket, ANN, by_owner=False)).notices == told
+    assert (await describe_new(ours, 2, MUG, authority=False)).notices == told
+    assert (await read(ours)).notices == ()
+
+
+async def test_a_hold_that_has_run_out_is_not_found(ours: Shop) -> None:
+    await ours.sell(LAMP, stock=10, stock_policy="hold")
+    await ours.add(1, LAMP)
+    ours.clock.ms += HOLD_MS
+    assert (await ours.store.find(ours.bucket, 256)).lines == []
+    await ours.add(1, LAMP)
+    ours.clock.ms += HOLD_MS
+    assert (await ours.store.peek(ours.bucket, ANN)).lines == []
+    assert await books(ours) == (10, 0, 0)
 
 
 # -- saved for later

@@ -390,6 +390,15 @@ async def test_without_a_cart_there_is_nothing_to_do(either_shop: Shop) -> None:
         await refused(shop, NoCart, call())
 
 
+async def test_no_cart_is_found_in_a_bucket_that_is_not_warm(either_shop: Shop) -> None:
+    await either_shop.sell()
+    cart = await either_shop.add(2)
+    await either_shop.redis.delete("seq:{default:0}")
+    store, bucket = either_shop.store, either_shop.bucket
+    await refused(either_shop, NotWarm, store.find(bucket, cart.id))
+    await refused(either_shop, NotWarm, store.peek(bucket, ANN))
+
+
 async def test_nothing_is_done_in_a_bucket_that_is_not_warm(either_shop: Shop) -> None:
     await either_shop.sell(stock_policy="hold")
     cart = await either_shop.add(2)

@@ -47,7 +47,7 @@ def contract(core: Core) -> Contract:
         cart = await core.store.add(core.bucket, owner, [line])
         return reply(201, Units(cart.total_quantity))
 
-    add = Operation("POST", "/kiosk/{kiosk_id}", press, "Press", 201, Units, (400, 404), Press)
+    add = Operation("POST", "/kiosk/{kiosk_id}", press, "Press", Units, (400, 404), Press, 201)
     return Contract("kiosk", "005 kiosk", [add], refuse, Failure)
 
 

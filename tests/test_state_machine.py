@@ -215,11 +215,14 @@ class Carts(RuleBasedStateMachine):
             lambda: self.model.describe(owner, item, said, cart_id=cart_id, authority=authority),
         )
 
-    @rule(shopper=shoppers)
+    @rule(shopper=shoppers, by_owner=st.booleans())
     @if_carts
-    def clear(self, shopper: int) -> None:
+    def clear(self, shopper: int, by_owner: bool) -> None:
         owner = self.owner(shopper)
-        self.same(self.store.clear(self.bucket, owner), lambda: self.model.clear(owner))
+        self.same(
+            self.store.clear(self.bucket, owner, by_owner=by_owner),
+            lambda: self.model.clear(owner, by_owner=by_owner),
+        )
 
     @rule(shopper=shoppers, pick=picks, by_item=st.booleans())
     @if_carts

@@ -292,7 +292,7 @@ def injections(value: str, world: World) -> Iterator[Injection]:
             yield from _in_query(route, request, value)
             yield from _in_body(route, request, value)
             yield from _in_path(route, request, value, world.own(owner))
-        if route.operation.bearer:
+        if route.contract.bearer:
             yield from _in_token(route, value, world.own(BOB))
 
 

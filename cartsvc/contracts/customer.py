@@ -26,7 +26,7 @@ from cartsvc.errors import (
     UnknownVariant,
     WrongType,
 )
-from cartsvc.http import Contract, Handle, Operation, Reply, reply
+from cartsvc.http import Contract, Operation, Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,
@@ -184,38 +184,19 @@ class _Customer:
 
 def contract(core: Core) -> Contract:
     do = _Customer(core)
-
-    def operation(
-        method: str,
-        path: str,
-        handle: Handle,
-        summary: str,
-        refusals: tuple[int, ...],
-        status: int = 200,
-        body: type | None = None,
-    ) -> Operation:
-        return Operation(
-            method,
-            "/api/customer/cart" + path,
-            handle,
-            summary,
-            status,
-            Envelope,
-            (401, *refusals),
-            body,
-            bearer="required",
-        )
-
-    item = "/items/{item_id}"
+    cart, body = "/api/customer/cart", (400, 422)
+    item = cart + "/items/{item_id}"
     operations = [
-        operation("POST", "", do.add_variations, "Add variations", (400, 422), 201, AddVariations),
-        operation("GET", "", do.read, "The cart", ()),
-        operation("POST", "/add", do.add_item, "Add one item", (400, 422), 201, AddItem),
-        operation("PUT", item, do.set_quantity, "Set a quantity", (400, 404, 422), 200, SetItem),
-        operation("DELETE", item, do.remove, "Remove an item", (404,)),
-        operation("DELETE", "/clear", do.clear, "Empty the cart", ()),
+        Operation(
+            "POST", cart, do.add_variations, "Add variations", Envelope, body, AddVariations, 201
+        ),
+        Operation("GET", cart, do.read, "The cart", Envelope),
+        Operation("POST", cart + "/add", do.add_item, "Add one item", Envelope, body, AddItem, 201),
+        Operation("PUT", item, do.set_quantity, "Set a quantity", Envelope, (404, *body), SetItem),
+        Operation("DELETE", item, do.remove, "Remove an item", Envelope, (404,)),
+        Operation("DELETE", cart + "/clear", do.clear, "Empty the cart", Envelope),
     ]
-    return Contract("customer", "003 customer", operations, refuse, Failure)
+    return Contract("customer", "003 customer", operations, refuse, Failure, bearer="required")
 
 
 class _Fields:

@@ -11,9 +11,9 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
-from cartsvc.core import Core, line_of, line_request
+from cartsvc.core import Core, line_of, line_request, quantity
 from cartsvc.errors import Invalid, NoCart, OutOfStock
-from cartsvc.http import Contract, Handle, Operation, Parameter, Reply, reply
+from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,
@@ -109,7 +109,7 @@ class _Device:
 
     async def add_item(self, scope: Scope, body: bytes) -> Reply:
         owner, request = _owner(scope), http.decode(_add_item, body)
-        line = line_request(str(request.product_id), _quantity(request.quantity))
+        line = line_request(str(request.product_id), quantity(request.quantity))
         return _success(201, await self.store.add(self.bucket, owner, [line]))
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
@@ -122,8 +122,8 @@ class _Device:
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), line_of(scope["path_params"]["item_id"])
-        quantity = _quantity(http.decode(_set_item, body).quantity)
-        return _success(200, await self.store.set_quantity(self.bucket, owner, line, quantity))
+        units = quantity(http.decode(_set_item, body).quantity)
+        return _success(200, await self.store.set_quantity(self.bucket, owner, line, units))
 
     async def remove(self, scope: Scope, _: bytes) -> Reply:
         owner, line = _owner(scope), line_of(scope["path_params"]["item_id"])
@@ -132,31 +132,15 @@ class _Device:
 
 def contract(core: Core) -> Contract:
     do = _Device(core)
-
-    def operation(
-        method: str,
-        path: str,
-        handle: Handle,
-        summary: str,
-        refusals: tuple[int, ...],
-        status: int = 200,
-        body: type | None = None,
-    ) -> Operation:
-        return Operation(
-            method, path, handle, summary, status, CartView, refusals, body, _PARAMETERS
-        )
-
-    items, item = "/cart/items", "/cart/items/{item_id}"
+    items, item, taking = "/cart/items", "/cart/items/{item_id}", (400, 404, 409)
     operations = [
-        operation("POST", items, do.add_item, "Add a product", (400, 404, 409), 201, AddItem),
-        operation("GET", "/cart", do.read, "The cart", (400,)),
-        operation("DELETE", "/cart", do.clear, "Empty the cart", (400,)),
-        operation(
-            "PUT", item, do.set_quantity, "Set an item's quantity", (400, 404, 409), 200, SetItem
-        ),
-        operation("DELETE", item, do.remove, "Remove an item", (400, 404)),
+        Operation("POST", items, do.add_item, "Add a product", CartView, taking, AddItem, 201),
+        Operation("GET", "/cart", do.read, "The cart", CartView, (400,)),
+        Operation("DELETE", "/cart", do.clear, "Empty the cart", CartView, (400,)),
+        Operation("PUT", item, do.set_quantity, "Set a quantity", CartView, taking, SetItem),
+        Operation("DELETE", item, do.remove, "Remove an item", CartView, (400, 404)),
     ]
-    return Contract("device", "002 device", operations, refuse, Failure, HEADER)
+    return Contract("device", "002 device", operations, refuse, Failure, HEADER, _PARAMETERS)
 
 
 def _owner(scope: Scope) -> Owner:
@@ -166,12 +150,6 @@ def _owner(scope: Scope) -> Owner:
         return Owner("device", identity.session(device).id)
     except Invalid:
         raise Invalid(HEADER, _DEVICE_MUST) from None
-
-
-def _quantity(units: int) -> int:
-    if not 1 <= units <= MAX_QUANTITY:
-        raise Invalid("quantity", _MUST["quantity"])
-    return units
 
 
 def _success(status: int, cart: Cart) -> Reply:

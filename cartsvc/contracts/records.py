@@ -28,11 +28,10 @@ from cartsvc.errors import (
     Unauthorized,
     UnknownProduct,
 )
-from cartsvc.http import Contract, Handle, Operation, Parameter, Reply, reply
+from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.identity import Principal
 from cartsvc.model import (
     MAX_QUANTITY,
-    MAX_SAFE_INT,
     MAX_TEXT,
     Cart,
     Line,
@@ -153,22 +152,6 @@ class Caller(NamedTuple):
         return self.owner in (None, owner)
 
 
-class CartOf(NamedTuple):
-    """A cart that the caller may see."""
-
-    caller: Caller
-    cart: Cart
-
-
-class ItemOf(NamedTuple):
-    """An item that the caller may see; `id` is the item's."""
-
-    caller: Caller
-    cart: Cart
-    line: Line
-    id: int
-
-
 _PAGING = (
     Parameter("page", "query", "number of the page, from 0", kind=int),
     Parameter("size", "query", f"how many it has, 1 to {MAX_PAGE} (the default)", kind=int),
@@ -185,22 +168,20 @@ class _Records:
     def caller_of(self, scope: Scope) -> Caller:
         return _caller(self.core.principal(scope, self.bucket))
 
-    async def cart_of(self, scope: Scope, cart_id: int) -> CartOf:
-        caller = self.caller_of(scope)
+    async def cart_of(self, caller: Caller, cart_id: int) -> Cart:
+        """The cart, if the caller may see it."""
         with contextlib.suppress(NoCart):
-            if abs(cart_id) > MAX_SAFE_INT:  # PostgreSQL does not take every number there is.
-                raise NoCart
             cart = await self.archive.find(self.bucket, cart_id)
             if caller.may_see(cart.owner):
-                return CartOf(caller, cart)
+                return cart
         raise NotFound(f"Cart with ID {cart_id}")
 
-    async def item_of(self, scope: Scope) -> ItemOf:
-        caller, item = self.caller_of(scope), _id(scope, "item_id")
+    async def item_of(self, caller: Caller, item: int) -> tuple[Cart, Line]:
+        """The item and its cart, if the caller may see it."""
         with contextlib.suppress(NoCart, NoLine):
             cart, line = await self.archive.find_item(self.bucket, item)
             if caller.may_see(cart.owner):
-                return ItemOf(caller, cart, line, item)
+                return cart, line
         raise NotFound(f"Cart item with ID {item}")
 
     async def list_carts(self, scope: Scope, _: bytes) -> Reply:
@@ -211,8 +192,16 @@ class _Records:
         return _list([_cart(cart) for cart in carts], total, limit)
 
     async def get_cart(self, scope: Scope, _: bytes) -> Reply:
-        found = await self.cart_of(scope, _id(scope, "cart_id"))
-        return _one(200, found.cart)
+        return _one(200, await self.cart_of(self.caller_of(scope), _id(scope, "cart_id")))
+
+    async def get_active_of_user(self, scope: Scope, _: bytes) -> Reply:
+        user = scope["path_params"]["user_id"]
+        return await self.active(scope, Owner(_USER, user), f"Active cart for user {user}")
+
+    async def get_active_of_session(self, scope: Scope, _: bytes) -> Reply:
+        session = scope["path_params"]["session_id"]
+        what = f"Active cart for session {session}"
+        return await self.active(scope, Owner("session", session), what)
 
     async def active(self, scope: Scope, owner: Owner, what: str) -> Reply:
         if not (self.caller_of(scope).may_see(owner) and is_owner_id(owner.id)):
@@ -221,16 +210,6 @@ class _Records:
             return _one(200, await self.archive.active(self.bucket, owner))
         except NoCart:
             raise NotFound(what) from None
-
-    async def get_active_of_user(self, scope: Scope, _: bytes) -> Reply:
-        user = scope["path_params"]["user_id"]
-        return await self.active(scope, Owner(_USER, user), f"Active cart for user {user}")
-
-    async def get_active_of_session(self, scope: Scope, _: bytes) -> Reply:
-        session = scope["path_params"]["session_id"]
-        return await self.active(
-            scope, Owner("session", session), f"Active cart for session {session}"
-        )
 
     async def create_cart(self, scope: Scope, body: bytes) -> Reply:
         caller, request = self.caller_of(scope), _cart_body(body)
@@ -243,26 +222,25 @@ class _Records:
 
     async def update_cart(self, scope: Scope, body: bytes) -> Reply:
         caller, request = self.caller_of(scope), _cart_body(body)
-        cart = (await self.cart_of(scope, _id(scope, "cart_id"))).cart
+        cart = await self.cart_of(caller, _id(scope, "cart_id"))
         names_owner = (request.user_id, request.session_id) != (None, None)
         if names_owner and _owner(request, caller) != cart.owner:
             raise BadFields({"userId": "The owner of a cart cannot be changed"})
         return await self.with_status(cart, request.status or _status(cart.status))
 
     async def update_status(self, scope: Scope, _: bytes) -> Reply:
-        found = await self.cart_of(scope, _id(scope, "cart_id"))
-        return await self.with_status(found.cart, _status(scope["path_params"]["status"]))
+        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
+        return await self.with_status(cart, _status(scope["path_params"]["status"]))
 
     async def with_status(self, cart: Cart, status: Status) -> Reply:
-        if status != "ACTIVE":
-            return _one(200, await self.archive.close(self.bucket, cart, status))
-        await self.archive.open(self.bucket, cart)
-        return _one(200, cart)
+        if status == "ACTIVE":
+            return _one(200, await self.archive.open(self.bucket, cart))
+        return _one(200, await self.archive.close(self.bucket, cart, status))
 
     async def delete_cart(self, scope: Scope, _: bytes) -> Reply:
-        found = await self.cart_of(scope, _id(scope, "cart_id"))
-        await self.archive.delete(self.bucket, found.cart)
-        return _NOTHING
+        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
+        await self.archive.delete(self.bucket, cart)
+        return _nothing()
 
     async def list_items(self, scope: Scope, _: bytes) -> Reply:
         caller, (limit, offset) = self.caller_of(scope), _page(scope)
@@ -272,17 +250,16 @@ class _Records:
         return _list([_item(cart, line) for cart, line in items], total, limit)
 
     async def get_item(self, scope: Scope, _: bytes) -> Reply:
-        found = await self.item_of(scope)
-        return _item_reply(200, found.cart, found.line)
+        cart, line = await self.item_of(self.caller_of(scope), _id(scope, "item_id"))
+        return _item_reply(200, cart, line)
 
     async def items_of_cart(self, scope: Scope, _: bytes) -> Reply:
-        cart = (await self.cart_of(scope, _id(scope, "cart_id"))).cart
+        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
         return reply(200, _cart(cart).cart_items, *http.notice_header(cart.notices))
 
     async def create_item(self, scope: Scope, body: bytes) -> Reply:
-        self.caller_of(scope)
-        request = _item_body(body)
-        caller, cart = await self.cart_of(scope, request.cart_id)
+        caller, request = self.caller_of(scope), _item_body(body)
+        cart = await self.cart_of(caller, request.cart_id)
         sku, terms = _sku(request), _terms(request)
         changed = await self.archive.change(
             self.bucket,
@@ -295,9 +272,8 @@ class _Records:
         return _item_reply(201, changed, line)
 
     async def update_item(self, scope: Scope, body: bytes) -> Reply:
-        self.caller_of(scope)
-        request = _item_body(body)
-        caller, cart, line, item = await self.item_of(scope)
+        caller, request, item = self.caller_of(scope), _item_body(body), _id(scope, "item_id")
+        cart, line = await self.item_of(caller, item)
         wrong = {}
         if request.cart_id != cart.id:
             wrong["cartId"] = "The cart of an item cannot be changed"
@@ -318,97 +294,85 @@ class _Records:
         return _item_reply(200, changed, now)
 
     async def delete_item(self, scope: Scope, _: bytes) -> Reply:
-        found = await self.item_of(scope)
-        cart, line = found.cart, line_name(found.id)
-        await self.archive.change(
-            self.bucket, cart, lambda: self.store.remove(self.bucket, cart.owner, line)
+        caller, item = self.caller_of(scope), _id(scope, "item_id")
+        cart, _line = await self.item_of(caller, item)
+        by_owner, name = not caller.is_authority, line_name(item)
+        changed = await self.archive.change(
+            self.bucket,
+            cart,
+            lambda: self.store.remove(self.bucket, cart.owner, name, by_owner=by_owner),
         )
-        return _NOTHING
+        return _nothing(changed)
 
     async def delete_items(self, scope: Scope, _: bytes) -> Reply:
-        cart = (await self.cart_of(scope, _id(scope, "cart_id"))).cart
-        await self.archive.change(
-            self.bucket, cart, lambda: self.store.clear(self.bucket, cart.owner, cart_id=cart.id)
+        caller = self.caller_of(scope)
+        cart = await self.cart_of(caller, _id(scope, "cart_id"))
+        by_owner = not caller.is_authority
+        changed = await self.archive.change(
+            self.bucket,
+            cart,
+            lambda: self.store.clear(self.bucket, cart.owner, cart_id=cart.id, by_owner=by_owner),
         )
-        return _NOTHING
+        return _nothing(changed)
 
     async def price_history(self, scope: Scope, _: bytes) -> Reply:
-        item = (await self.item_of(scope)).id
-        return reply(
-            200, [_price(item, event) for event in await self.archive.prices(self.bucket, item)]
-        )
+        caller, item = self.caller_of(scope), _id(scope, "item_id")
+        await self.item_of(caller, item)
+        events = await self.archive.prices(self.bucket, item)
+        return reply(200, [_price(item, event) for event in events])
 
 
 def contract(core: Core) -> Contract:
     do = _Records(core)
-    carts, items = "/api/carts", "/api/cart-items"
-    cart, item = carts + "/{cart_id}", items + "/{item_id}"
-    of_cart, found, changed = items + "/cart/{cart_id}", (400, 401, 404), (400, 401, 404, 409)
+    return Contract(
+        "records",
+        "004 records",
+        [*_of_carts(do), *_of_items(do)],
+        refuse,
+        Failure,
+        bearer="required",
+    )
 
-    def operation(
-        method: str,
-        path: str,
-        handle: Handle,
-        summary: str,
-        success: Any,
-        refusals: tuple[int, ...],
-        status: int = 200,
-        body: type | None = None,
-        parameters: tuple[Parameter, ...] = (),
-    ) -> Operation:
-        return Operation(
-            method, path, handle, summary, status, success, refusals, body, parameters, "required"
-        )
 
-    operations = [
-        operation(
-            "GET", carts, do.list_carts, "Carts", list[CartView], (400, 401), parameters=_PAGING
-        ),
-        operation("POST", carts, do.create_cart, "Make a cart", CartView, changed, 201, CartBody),
-        operation("GET", cart, do.get_cart, "A cart", CartView, found),
-        operation("PUT", cart, do.update_cart, "Change a cart", CartView, changed, 200, CartBody),
-        operation("DELETE", cart, do.delete_cart, "Delete a cart", None, changed, 204),
-        operation(
-            "PATCH", cart + "/status/{status}", do.update_status, "Set a status", CartView, changed
-        ),
-        operation(
-            "GET",
-            carts + "/user/{user_id}/active",
-            do.get_active_of_user,
-            "A user's active cart",
-            CartView,
-            (401, 404),
-        ),
-        operation(
-            "GET",
-            carts + "/session/{session_id}/active",
-            do.get_active_of_session,
-            "A session's active cart",
-            CartView,
-            (401, 404),
-        ),
-        operation(
-            "GET", items, do.list_items, "Items", list[ItemView], (400, 401), parameters=_PAGING
-        ),
-        operation("POST", items, do.create_item, "Add an item", ItemView, changed, 201, ItemBody),
-        operation("GET", item, do.get_item, "An item", ItemView, found),
-        operation("PUT", item, do.update_item, "Change an item", ItemView, changed, 200, ItemBody),
-        operation("DELETE", item, do.delete_item, "Delete an item", None, changed, 204),
-        operation("GET", of_cart, do.items_of_cart, "A cart's items", list[ItemView], found),
-        operation("DELETE", of_cart, do.delete_items, "Empty a cart", None, changed, 204),
-        operation(
-            "GET",
-            "/api/price-history/cart-item/{item_id}",
-            do.price_history,
-            "An item's prices",
-            list[PriceView],
-            found,
-        ),
+_READ, _CHANGE = (400, 404), (400, 404, 409)
+
+
+def _of_carts(do: _Records) -> list[Operation]:
+    carts, cart = "/api/carts", "/api/carts/{cart_id}"
+    user, session = carts + "/user/{user_id}/active", carts + "/session/{session_id}/active"
+    status = cart + "/status/{status}"
+    one, several, pages = CartView, list[CartView], _PAGING
+    return [
+        Operation("GET", carts, do.list_carts, "Carts", several, (400,), parameters=pages),
+        Operation("POST", carts, do.create_cart, "Make a cart", one, _CHANGE, CartBody, 201),
+        Operation("GET", cart, do.get_cart, "A cart", one, _READ),
+        Operation("PUT", cart, do.update_cart, "Change a cart", one, _CHANGE, CartBody),
+        Operation("DELETE", cart, do.delete_cart, "Delete a cart", None, _CHANGE, status=204),
+        Operation("PATCH", status, do.update_status, "Set a status", one, _CHANGE),
+        Operation("GET", user, do.get_active_of_user, "A user's active cart", one, (404,)),
+        Operation("GET", session, do.get_active_of_session, "A session's active cart", one, (404,)),
     ]
-    return Contract("records", "004 records", operations, refuse, Failure)
 
 
-_NOTHING = Reply(http.NO_CONTENT, b"")
+def _of_items(do: _Records) -> list[Operation]:
+    items, item = "/api/cart-items", "/api/cart-items/{item_id}"
+    in_cart, prices = items + "/cart/{cart_id}", "/api/price-history/cart-item/{item_id}"
+    one, several, pages = ItemView, list[ItemView], _PAGING
+    return [
+        Operation("GET", items, do.list_items, "Items", several, (400,), parameters=pages),
+        Operation("POST", items, do.create_item, "Add an item", one, _CHANGE, ItemBody, 201),
+        Operation("GET", item, do.get_item, "An item", one, _READ),
+        Operation("PUT", item, do.update_item, "Change an item", one, _CHANGE, ItemBody),
+        Operation("DELETE", item, do.delete_item, "Delete an item", None, _CHANGE, status=204),
+        Operation("GET", in_cart, do.items_of_cart, "A cart's items", several, _READ),
+        Operation("DELETE", in_cart, do.delete_items, "Empty a cart", None, _CHANGE, status=204),
+        Operation("GET", prices, do.price_history, "An item's prices", list[PriceView], _READ),
+    ]
+
+
+def _nothing(changed: Cart | None = None) -> Reply:
+    """An answer without a body; what its owner has to be told goes with it all the same."""
+    return Reply(http.NO_CONTENT, b"", http.notice_header(changed.notices if changed else ()))
 
 
 def _caller(principal: Principal) -> Caller:
@@ -642,7 +606,7 @@ def refuse(error: Exception, scope: Scope) -> Reply:
         case NotFound(what=what):
             status, message = 404, f"{what} not found"
         case NoCart() | NoLine():
-            message = "Cart item not found"
+            message = _gone(scope)
         case UnknownProduct(product_id=product):
             message = f"Product with ID {product} not found"
         case Unauthorized():
@@ -660,3 +624,11 @@ def refuse(error: Exception, scope: Scope) -> Reply:
         errors=UNSET if errors is None else errors,
     )
     return reply(status, body, *found.headers)
+
+
+def _gone(scope: Scope) -> str:
+    """For what was there when it was looked for, and is not any more."""
+    named = scope.get("path_params", {})
+    if "item_id" in named:
+        return f"Cart item with ID {named['item_id']} not found"
+    return f"Cart with ID {named['cart_id']} not found" if "cart_id" in named else "Cart not found"

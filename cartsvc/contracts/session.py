@@ -11,7 +11,7 @@ import msgspec
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
-from cartsvc.core import Core
+from cartsvc.core import Core, quantity
 from cartsvc.errors import InactiveProduct, Invalid, NoCart, UnknownProduct, UnknownVariant
 from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.keys import Bucket
@@ -105,7 +105,9 @@ class _Session:
 
     async def add_item(self, _: Scope, body: bytes) -> Reply:
         request = http.decode(_add_item, body)
-        line = LineRequest(_product_id(request.product_id), _quantity(request.quantity))
+        line = LineRequest(
+            _product_id(request.product_id), quantity(request.quantity, MAX_QUANTITY)
+        )
         owner = identity.session(request.session_id)
         cart = await self.store.add(self.bucket, owner, [line])
         return _success(cart, "Item added to cart successfully")
@@ -127,8 +129,8 @@ class _Session:
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])
-        quantity = _quantity(http.decode(_set_item, body).quantity)
-        cart = await self.store.set_quantity(self.bucket, owner, line, quantity)
+        units = quantity(http.decode(_set_item, body).quantity, MAX_QUANTITY)
+        cart = await self.store.set_quantity(self.bucket, owner, line, units)
         return _success(cart, "Cart item updated successfully")
 
     async def remove(self, scope: Scope, _: bytes) -> Reply:
@@ -139,27 +141,16 @@ class _Session:
 
 def contract(core: Core) -> Contract:
     do = _Session(core)
-    cart, item = "/api/cart", "/api/cart/items/{product_id}"
-    session = (_SESSION,)
+    cart, item, named = "/api/cart", "/api/cart/items/{product_id}", (400, 404)
     operations = [
-        Operation("POST", cart, do.add_item, "Add a product", 200, Envelope, (400, 404), AddItem),
-        Operation("GET", cart, do.read, "The cart", 200, Envelope, (400,), None, session),
-        Operation("DELETE", cart, do.clear, "Empty the cart", 200, Envelope, (400,), None, session),
-        Operation(
-            "PUT",
-            item,
-            do.set_quantity,
-            "Set a quantity",
-            200,
-            Envelope,
-            (400, 404),
-            SetItem,
-            session,
-        ),
-        Operation(
-            "DELETE", item, do.remove, "Remove a product", 200, Envelope, (400, 404), None, session
-        ),
+        Operation("POST", cart, do.add_item, "Add a product", Envelope, named, AddItem),
+        Operation("GET", cart, do.read, "The cart", Envelope, (400,)),
+        Operation("DELETE", cart, do.clear, "Empty the cart", Envelope, (400,)),
+        Operation("PUT", item, do.set_quantity, "Set a quantity", Envelope, named, SetItem),
+        Operation("DELETE", item, do.remove, "Remove a product", Envelope, named),
     ]
+    # An add names its session in the body.
+    operations[1:] = [one._replace(parameters=(_SESSION,)) for one in operations[1:]]
     return Contract("session", "000 session", operations, refuse, Failure)
 
 
@@ -176,12 +167,6 @@ def _product_id(text: str) -> str:
     if product_id is None:
         raise Invalid("product_id", _MUST["product_id"])
     return product_id
-
-
-def _quantity(units: int) -> int:
-    if not 1 <= units <= MAX_QUANTITY:
-        raise Invalid("quantity", _MUST["quantity"])
-    return units
 
 
 def _success(cart: Cart, message: str) -> Reply:

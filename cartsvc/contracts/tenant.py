@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
-from cartsvc.core import Core, line_of, line_request
+from cartsvc.core import Core, line_of, line_request, quantity
 from cartsvc.errors import CartError, Invalid, NoCart, NotWarm, UnknownTenant
 from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.keys import Bucket
@@ -201,8 +201,8 @@ class _Tenant:
     async def add_item(self, scope: Scope, body: bytes) -> Reply:
         shopper = self.shopper_of(scope)
         request = http.decode(_add_item, body)
-        quantity = _quantity(request.quantity)
-        line = line_request(request.product_id, quantity, request.product_variant_id)
+        units = quantity(request.quantity)
+        line = line_request(request.product_id, units, request.product_variant_id)
         return await self.answer(
             scope, shopper, 201, lambda bucket, owner: self.store.add(bucket, owner, [line])
         )
@@ -215,12 +215,12 @@ class _Tenant:
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         shopper, line = self.shopper_of(scope), line_of(scope["path_params"]["item_id"])
-        quantity = _quantity(http.decode(_set_item, body).quantity)
+        units = quantity(http.decode(_set_item, body).quantity)
         return await self.answer(
             scope,
             shopper,
             200,
-            lambda bucket, owner: self.store.set_quantity(bucket, owner, line, quantity),
+            lambda bucket, owner: self.store.set_quantity(bucket, owner, line, units),
         )
 
     async def remove(self, scope: Scope, _: bytes) -> Reply:
@@ -232,29 +232,19 @@ class _Tenant:
 
 def contract(core: Core) -> Contract:
     do = _Tenant(core)
-    refusals = (400, 401, 404)
-
-    def operation(
-        method: str,
-        path: str,
-        handle: http.Handle,
-        summary: str,
-        status: int = 200,
-        body: type | None = None,
-    ) -> Operation:
-        return Operation(
-            method, path, handle, summary, status, CartView, refusals, body, _PARAMETERS, "optional"
-        )
-
-    item = "/cart/items/{item_id}"
+    items, item, refusals = "/cart/items", "/cart/items/{item_id}", (400, 404)
     operations = [
-        operation("POST", "/cart/items", do.add_item, "Add a product or variant", 201, AddItem),
-        operation("GET", "/cart", do.read, "The cart"),
-        operation("DELETE", "/cart", do.clear, "Empty the cart"),
-        operation("PUT", item, do.set_quantity, "Set an item's quantity", 200, SetItem),
-        operation("DELETE", item, do.remove, "Remove an item"),
+        Operation(
+            "POST", items, do.add_item, "Add a product or variant", CartView, refusals, AddItem, 201
+        ),
+        Operation("GET", "/cart", do.read, "The cart", CartView, refusals),
+        Operation("DELETE", "/cart", do.clear, "Empty the cart", CartView, refusals),
+        Operation("PUT", item, do.set_quantity, "Set a quantity", CartView, refusals, SetItem),
+        Operation("DELETE", item, do.remove, "Remove an item", CartView, refusals),
     ]
-    return Contract("tenant", "001 tenant", operations, refuse, Failure, HEADER)
+    return Contract(
+        "tenant", "001 tenant", operations, refuse, Failure, HEADER, _PARAMETERS, "optional"
+    )
 
 
 def _if_any(change: Change) -> Change:
@@ -267,12 +257,6 @@ def _if_any(change: Change) -> Change:
             return None
 
     return changed
-
-
-def _quantity(units: int) -> int:
-    if not 1 <= units <= MAX_QUANTITY:
-        raise Invalid("quantity", _MUST["quantity"])
-    return units
 
 
 def _success(

@@ -102,13 +102,18 @@ local function keep(cart)
   redis.call('ZADD', dirty, 'NX', now, cart.key)
 end
 
+-- Somebody else's response: the owner is still to be told.
+local function show(cart)
+  return { 'OK', redis.call('HGETALL', cart.key) }
+end
+
 -- The owner's response: with the cart goes what there was to tell.
 local function tell(cart)
-  local fields = redis.call('HGETALL', cart.key)
+  local reply = show(cart)
   if cart.notices then
     redis.call('HDEL', cart.key, 'notices')
   end
-  return { 'OK', fields }
+  return reply
 end
 
 -- Take the cart from its owner, as `status`; it waits under another key to be flushed.
