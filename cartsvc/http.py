@@ -88,7 +88,10 @@ Refuse = Callable[[Exception, Scope], Reply]
 
 
 class Parameter(NamedTuple):
-    """A header or query parameter, as `openapi` tells of it; `kind` is what it is decoded as."""
+    """A parameter as `openapi` tells of it: in the "header", "query" or "path", of type `kind`.
+
+    One that is in the path belongs to the operations whose path names it.
+    """
 
     name: str
     place: str

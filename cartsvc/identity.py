@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jwt
 import msgspec
@@ -28,6 +28,10 @@ MAX_CACHED_TOKENS = 10_000
 MIN_RSA_BITS = 2_048
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+SessionId = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{_SESSION_ID.pattern}$"})]
+"""A session's id, as machines are told of it; `session` checks it."""
+
 _SESSION_BYTES = 24
 _TENANT = re.compile(TENANT_PATTERN)
 

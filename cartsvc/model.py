@@ -21,6 +21,9 @@ MAX_QUANTITY: Final = 999_999_999
 Quantity = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_QUANTITY})]
 """A quantity in a JSON body. Told to machines; a contract checks it, in its own words."""
 
+Id = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": 2**53 - 1})]
+"""An id that is a number, as machines are told of it."""
+
 ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED", "DELETED"]
 """What a cart is closed as; one that is DELETED is there for nobody any more."""
 

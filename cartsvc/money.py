@@ -8,11 +8,13 @@ import msgspec
 Number = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
 """An amount in a JSON body, written by `number`."""
 
-Amount = Annotated[Decimal, msgspec.Meta(extra_json_schema={"type": "number"})]
-"""An amount that a JSON body names, for `to_minor`."""
-
 MAX_PRICE = Decimal(10_000_000)
 """Largest price. Times the largest quantity it stays within PostgreSQL's bigint."""
+
+_RANGE = {"type": "number", "minimum": 0, "maximum": int(MAX_PRICE)}
+
+Amount = Annotated[Decimal, msgspec.Meta(extra_json_schema=_RANGE)]
+"""An amount that a JSON body names, for `to_minor`."""
 
 _CENT = Decimal("0.01")
 

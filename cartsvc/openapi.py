@@ -27,15 +27,6 @@ _ABOUT = (
     "405, with `Allow`, answers a method that a path does not take."
 )
 
-_PATH_PARAMETERS: Mapping[str, tuple[str, Any]] = {
-    "cart_id": ("id of a cart", int),
-    "item_id": ("id of an item, as its cart shows it", int | str),
-    "product_id": ("id of a product, 24 hexadecimal digits", str),
-    "session_id": ("id of a guest's session", str),
-    "status": ("ACTIVE, CONVERTED, ABANDONED or REMOVED", str),
-    "user_id": ("id of a customer", int | str),
-}
-
 _SESSION = "X-Session-ID"
 
 _HEADERS: Mapping[str, tuple[str, type]] = {
@@ -187,12 +178,15 @@ def _operation(told: Sequence[_Told]) -> dict[str, Any]:
 
 
 def _parameters_of(contract: Contract, operation: Operation) -> list[Parameter]:
-    """Those in the path, and those that the contract tells of."""
-    in_path = []
-    for name in re.findall(r"{(\w+)}", operation.path):
-        about, kind = _PATH_PARAMETERS.get(name, (name.replace("_", " "), str))
-        in_path.append(Parameter(name, "path", about, required=True, kind=kind))
-    return [*in_path, *contract.parameters, *operation.parameters]
+    """Those in the path, and the others that the contract tells of."""
+    told = (*contract.parameters, *operation.parameters)
+    in_path = {one.name: one for one in told if one.place == "path"}
+    named = [
+        in_path.get(name) or Parameter(name, "path", name.replace("_", " "))
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    others = [one for one in told if one.place != "path"]
+    return [*(one._replace(required=True) for one in named), *others]
 
 
 def _parameters(told: Sequence[_Told]) -> list[dict[str, Any]]:

@@ -312,7 +312,9 @@ async def test_parameters(document: dict[str, Any]) -> None:
     assert (session["name"], session["in"], session["required"]) == ("session_id", "query", True)
     carts = document["paths"]["/api/carts"]["get"]
     asked = {one["name"]: (one["required"], one["schema"]) for one in carts["parameters"]}
-    assert asked == {"page": (False, {"type": "integer"}), "size": (False, {"type": "integer"})}
+    page = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+    size = {"type": "integer", "minimum": 1, "maximum": 200}
+    assert asked == {"page": (False, page), "size": (False, size)}
     assert list(carts["responses"]["200"]["headers"]) == ["X-Total-Count", "X-Total-Pages"]
     for _, path, operation in operations(document):
         in_path = [one for one in operation["parameters"] if one["in"] == "path"]

@@ -26,10 +26,11 @@ from cartsvc.errors import (
     UnknownVariant,
     WrongType,
 )
-from cartsvc.http import Contract, Operation, Reply, reply
+from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,
+    Id,
     Line,
     LineRequest,
     Quantity,
@@ -196,7 +197,16 @@ def contract(core: Core) -> Contract:
         Operation("DELETE", item, do.remove, "Remove an item", Envelope, (404,)),
         Operation("DELETE", cart + "/clear", do.clear, "Empty the cart", Envelope),
     ]
-    return Contract("customer", "003 customer", operations, refuse, Failure, bearer="required")
+    in_path = (Parameter("item_id", "path", "the item's id", kind=Id),)
+    return Contract(
+        "customer",
+        "003 customer",
+        operations,
+        refuse,
+        Failure,
+        parameters=in_path,
+        bearer="required",
+    )
 
 
 class _Fields:

@@ -17,6 +17,7 @@ from cartsvc.http import Contract, Operation, Parameter, Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,
+    Id,
     Line,
     Owner,
     Quantity,
@@ -92,7 +93,10 @@ class Failure(msgspec.Struct, frozen=True):
 _add_item = msgspec.json.Decoder(AddItem)
 _set_item = msgspec.json.Decoder(SetItem)
 
-_PARAMETERS = (Parameter(HEADER, "header", "the device", required=True),)
+_PARAMETERS = (
+    Parameter(HEADER, "header", "the device", required=True),
+    Parameter("item_id", "path", "the item's id, as its cart shows it", kind=Id),
+)
 
 
 class _Device:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -29,11 +29,12 @@ from cartsvc.errors import (
     UnknownProduct,
 )
 from cartsvc.http import Contract, Operation, Parameter, Reply, reply
-from cartsvc.identity import Principal
+from cartsvc.identity import Principal, SessionId
 from cartsvc.model import (
     MAX_QUANTITY,
     MAX_TEXT,
     Cart,
+    Id,
     Line,
     LineTerms,
     Owner,
@@ -60,11 +61,14 @@ _USER = "customer"
 """The kind of owner that this document calls a user; an admin is none."""
 
 
+Text = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_TEXT})]
+
+
 class CartBody(msgspec.Struct, frozen=True, rename="camel"):
     """Request body of POST /api/carts and PUT /api/carts/{id}. Other fields are ignored."""
 
     user_id: int | str | None = None
-    session_id: str | None = None
+    session_id: SessionId | None = None
     status: Status | None = None
 
 
@@ -74,8 +78,8 @@ class ItemBody(msgspec.Struct, frozen=True, rename="camel"):
     cart_id: int
     product_id: int | str
     quantity: Quantity
-    product_name: str | None = None
-    product_image_url: str | None = None
+    product_name: Text | None = None
+    product_image_url: Text | None = None
     price_at_addition: Amount | None = None
     saved_for_later: bool | None = None
 
@@ -152,9 +156,18 @@ class Caller(NamedTuple):
         return self.owner in (None, owner)
 
 
+Size = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_PAGE})]
+
 _PAGING = (
-    Parameter("page", "query", "number of the page, from 0", kind=int),
-    Parameter("size", "query", f"how many it has, 1 to {MAX_PAGE} (the default)", kind=int),
+    Parameter("page", "query", "number of the page, from 0", kind=Id),
+    Parameter("size", "query", f"how many it has, 1 to {MAX_PAGE} (the default)", kind=Size),
+)
+_IN_PATH = (
+    Parameter("cart_id", "path", "the cart's id", kind=Id),
+    Parameter("item_id", "path", "the item's id", kind=Id),
+    Parameter("user_id", "path", "a customer's id"),
+    Parameter("session_id", "path", "a guest's session"),
+    Parameter("status", "path", "what the cart is to be", kind=Status),
 )
 
 
@@ -330,6 +343,7 @@ def contract(core: Core) -> Contract:
         [*_of_carts(do), *_of_items(do)],
         refuse,
         Failure,
+        parameters=_IN_PATH,
         bearer="required",
     )
 

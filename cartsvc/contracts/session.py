@@ -14,6 +14,7 @@ from cartsvc import http, identity, money
 from cartsvc.core import Core, quantity
 from cartsvc.errors import InactiveProduct, Invalid, NoCart, UnknownProduct, UnknownVariant
 from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.identity import SessionId
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, LineRequest, Owner, object_id, split_sku
 from cartsvc.money import Number
@@ -23,6 +24,8 @@ MAX_QUANTITY = 100
 """Units a request may add ("within reasonable limits (1-100)")."""
 
 Quantity = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_QUANTITY})]
+
+ObjectId = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[0-9a-fA-F]{24}$"})]
 
 _MUST = {
     "product_id": "must be a string of 24 hexadecimal digits",
@@ -34,9 +37,9 @@ _MUST = {
 class AddItem(msgspec.Struct, frozen=True):
     """Request body of POST /api/cart. Other fields are ignored."""
 
-    product_id: str
+    product_id: ObjectId
     quantity: Quantity
-    session_id: str | None = None
+    session_id: SessionId | None = None
 
 
 class SetItem(msgspec.Struct, frozen=True):
@@ -94,7 +97,8 @@ class Failure(msgspec.Struct, frozen=True):
 _add_item = msgspec.json.Decoder(AddItem)
 _set_item = msgspec.json.Decoder(SetItem)
 
-_SESSION = Parameter("session_id", "query", "the session", required=True)
+_SESSION = Parameter("session_id", "query", "the session", required=True, kind=SessionId)
+_PRODUCT = Parameter("product_id", "path", "the product", kind=ObjectId)
 
 
 class _Session:
@@ -151,7 +155,7 @@ def contract(core: Core) -> Contract:
     ]
     # An add names its session in the body.
     operations[1:] = [one._replace(parameters=(_SESSION,)) for one in operations[1:]]
-    return Contract("session", "000 session", operations, refuse, Failure)
+    return Contract("session", "000 session", operations, refuse, Failure, parameters=(_PRODUCT,))
 
 
 def _owner(scope: Scope) -> Owner:

@@ -141,6 +141,7 @@ _set_item = msgspec.json.Decoder(SetItem)
 _PARAMETERS = (
     Parameter(HEADER, "header", "the store", required=True),
     Parameter("x-session-id", "header", "the guest's session; made where there is none"),
+    Parameter("item_id", "path", "the item's id, as its cart shows it"),
 )
 
 Change = Callable[[Bucket, Owner], Awaitable[Cart | None]]
