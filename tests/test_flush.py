@@ -346,3 +346,21 @@ async def test_a_closed_cart_that_was_read_before_stays_closed(
         assert await late.write_carts(read.carts) == 0
     [row] = await rows(ledger, CARTS)
     assert row["status"] == "CONVERTED"
+
+
+async def test_a_closed_cart_is_not_opened_by_a_redis_that_came_back_older(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    shop = open_shop
+    await shop.add(1)
+    before = {key: await shop.redis.dump(key) for key in await shop.redis.keys("*")}
+    await shop.store.close(shop.bucket, ANN, "CONVERTED")
+    await carts(flush, shop, ledger)
+    written = await rows(ledger, CARTS)
+    await shop.redis.flushall()
+    for key, value in before.items():
+        await shop.redis.restore(key, 0, value)
+    for _ in range(3):
+        await shop.add(1)
+    assert await carts(flush, shop, ledger) == 0
+    assert await rows(ledger, CARTS) == written

@@ -31,9 +31,15 @@ Case = Callable[..., Awaitable[None]]
 QUERIES: list[tuple[str, str, str, Case]] = [
     (
         "upsert_carts",
-        "WHERE carts.version < excluded.version",
+        "carts.version < excluded.version AND",
         "",
         flushing.test_an_older_version_changes_nothing,
+    ),
+    (
+        "upsert_carts",
+        "AND carts.status = 'ACTIVE'",
+        "",
+        flushing.test_a_closed_cart_is_not_opened_by_a_redis_that_came_back_older,
     ),
     (
         "delete_lines",

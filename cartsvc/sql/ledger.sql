@@ -24,7 +24,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, $2::
 SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, $2::bigint));
 
 -- name: upsert_carts
--- Write carts that are newer than the row there is; returns the ids of those written.
+-- Write carts that are newer than the row there is, unless that is closed: a Redis that came back
+-- with an older state must not open it again. Returns the ids of those written.
 -- $1 tenant, then one array a column: $2 id, $3 owner_kind, $4 owner_id, $5 status, $6 version,
 -- $7 created ms, $8 updated ms, $9 last_line
 INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at,
@@ -39,7 +40,7 @@ ON CONFLICT (tenant, id) DO UPDATE
 SET owner_kind = excluded.owner_kind, owner_id = excluded.owner_id, status = excluded.status,
     version = excluded.version, updated_at = excluded.updated_at, last_line = excluded.last_line,
     flushed_at = now()
-WHERE carts.version < excluded.version
+WHERE carts.version < excluded.version AND carts.status = 'ACTIVE'
 RETURNING id;
 
 -- name: active_cart
