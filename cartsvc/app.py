@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from cartsvc import contracts, docs, http, scripts
+from cartsvc import contract, contracts, docs, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.core import Core
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
-            *http.routes(spoken, settings.max_body_bytes),
+            *contract.routes(spoken, settings.max_body_bytes),
             *docs.routes(spoken),
             Route("/healthz", healthz),
         ],

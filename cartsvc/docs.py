@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from cartsvc import openapi
-from cartsvc.http import Contract
+from cartsvc.contract import Contract
 
 
 def routes(of: Sequence[Contract]) -> list[Route]:

@@ -1,4 +1,4 @@
-"""The contracts described to machines: OpenAPI 3.1, of what `http.Contract` says of itself.
+"""The contracts described to machines: OpenAPI 3.1, of what a `Contract` says of itself.
 
 Where contracts share a path they are one operation here, with `anyOf` of their bodies.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from cartsvc import __version__, contracts, http
-from cartsvc.http import Contract, Operation, Parameter
+from cartsvc.contract import Contract, Operation, Parameter
 
 ALWAYS = (500, 503)
 """What any operation may answer."""

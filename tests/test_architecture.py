@@ -19,7 +19,7 @@ RINGS = [
     {"scripts", "rows", "embedded"},
     {"cart_hash", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
-    {"flush", "archive", "problems"},
+    {"flush", "archive", "problems", "contract"},
     {"core"},
     {"contracts"},
     {"openapi", "docs"},
@@ -30,7 +30,7 @@ RINGS = [
 ]
 
 ALLOWED = {
-    "starlette": {"app", "http", "core", "contracts", "docs"},
+    "starlette": {"app", "http", "contract", "core", "contracts", "docs"},
     "uvicorn": {"process"},
     "redis": {"scripts", "worker", "cli"},
     "asyncpg": {"ledger"},

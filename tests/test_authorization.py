@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from cartsvc import contracts, dev, embedded, flush, identity
 from cartsvc.backlog import Backlog
+from cartsvc.contract import Contract, Operation
 from cartsvc.core import Core
-from cartsvc.http import Contract, Operation
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import (

@@ -8,7 +8,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message
 
-from cartsvc import http as http_module
+from cartsvc import contract
 from cartsvc.contracts import session
 from tests.shop import LAMP, Shop, core_of
 
@@ -169,7 +169,7 @@ async def refused_unread(app: ASGIApp) -> None:
 
 
 async def test_a_body_announced_too_long_is_not_read(shop: Shop) -> None:
-    routes = http_module.routes([session.contract(core_of(shop))], 65_536)
+    routes = contract.routes([session.contract(core_of(shop))], 65_536)
     await refused_unread(Starlette(routes=routes))
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from cartsvc import contract as contract_module
 from cartsvc import flush, scripts
 from cartsvc import http as http_module
 from cartsvc.contracts import session
@@ -159,8 +160,9 @@ HTTP: list[tuple[str, str, str]] = [
 
 
 def application(contract: ModuleType, shop: Shop) -> Starlette:
-    routes = contract.__dict__["http"].routes([contract.contract(core_of(shop))], 65_536)
-    return Starlette(routes=routes)
+    mounting = mutant(contract_module, "What a contract is", "What one is")
+    mounting.__dict__["Endpoint"] = contract.__dict__["http"].Endpoint
+    return Starlette(routes=mounting.routes([contract.contract(core_of(shop))], 65_536))
 
 
 def in_process(contract: ModuleType, shop: Shop) -> httpx.AsyncClient:

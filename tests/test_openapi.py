@@ -16,10 +16,10 @@ import cartsvc
 from cartsvc import contracts, docs, errors
 from cartsvc import http as http_module
 from cartsvc.app import create_app
+from cartsvc.contract import Contract, Operation
 from cartsvc.contracts import customer, records
 from cartsvc.core import Core
 from cartsvc.errors import CartError
-from cartsvc.http import Contract, Operation
 from cartsvc.model import Shortage
 from cartsvc.settings import Settings
 from tests import examples

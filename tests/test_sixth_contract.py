@@ -8,8 +8,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from cartsvc import contracts, docs
-from cartsvc import http as http_module
+from cartsvc import contract, contracts, docs
 from tests.shop import LAMP, Shop, core_of
 
 SIXTH = '''
@@ -20,7 +19,8 @@ from starlette.types import Scope
 
 from cartsvc import http
 from cartsvc.core import Core, line_request
-from cartsvc.http import Contract, Operation, Reply, reply
+from cartsvc.contract import Contract, Operation
+from cartsvc.http import Reply, reply
 from cartsvc.model import Owner
 from cartsvc.problems import problem
 
@@ -76,7 +76,7 @@ async def test_a_sixth_contract_is_one_new_file(one_more: None, shop: Shop) -> N
         "records",
         "kiosk",
     ]
-    app = Starlette(routes=[*http_module.routes(spoken, 65_536), *docs.routes(spoken)])
+    app = Starlette(routes=[*contract.routes(spoken, 65_536), *docs.routes(spoken)])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:

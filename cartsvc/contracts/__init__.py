@@ -6,8 +6,8 @@ A module here is found by being here. Beside it, `<name>.json` has the contract'
 import importlib
 import pkgutil
 
+from cartsvc.contract import Contract
 from cartsvc.core import Core
-from cartsvc.http import Contract
 
 
 def all_of(core: Core) -> list[Contract]:

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, money
+from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_of, line_request
 from cartsvc.errors import (
     BadToken,
@@ -26,7 +27,7 @@ from cartsvc.errors import (
     UnknownVariant,
     WrongType,
 )
-from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.http import Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,

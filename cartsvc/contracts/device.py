@@ -11,9 +11,10 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
+from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_of, line_request, quantity
 from cartsvc.errors import Invalid, NoCart, OutOfStock
-from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.http import Reply, reply
 from cartsvc.model import (
     MAX_QUANTITY,
     Cart,

@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
+from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_request
 from cartsvc.errors import (
     CartError,
@@ -28,7 +29,7 @@ from cartsvc.errors import (
     Unauthorized,
     UnknownProduct,
 )
-from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.http import Reply, reply
 from cartsvc.identity import Principal, SessionId
 from cartsvc.model import (
     MAX_QUANTITY,

@@ -11,9 +11,10 @@ import msgspec
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
+from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, quantity
 from cartsvc.errors import InactiveProduct, Invalid, NoCart, UnknownProduct, UnknownVariant
-from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.http import Reply, reply
 from cartsvc.identity import SessionId
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, LineRequest, Owner, object_id, split_sku

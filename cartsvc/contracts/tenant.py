@@ -15,9 +15,10 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
+from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_of, line_request, quantity
 from cartsvc.errors import CartError, Invalid, NoCart, NotWarm, UnknownTenant
-from cartsvc.http import Contract, Operation, Parameter, Reply, reply
+from cartsvc.http import Reply, reply
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     MAX_QUANTITY,
