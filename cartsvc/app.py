@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Starlette:
         await redis.aclose()
         await ledger.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *contract.routes(spoken, settings.max_body_bytes),
             *docs.routes(spoken),
@@ -53,6 +53,9 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={HTTPException: no_route},
         lifespan=lifespan,
     )
+    # A redirect to the path without its last slash would leave the proxy's scheme and host.
+    app.router.redirect_slashes = False
+    return app
 
 
 def store_of(settings: Settings, runner: Runner) -> Store:

@@ -84,7 +84,7 @@ class Store:
         self, bucket: Bucket, owner: Owner, line: str, *more: str, by_owner: bool = True
     ) -> Cart:
         """Take lines out of the cart, all or none of them."""
-        arguments: list[Argument] = ["", int(by_owner), line, *more]
+        arguments: list[Argument] = ["", int(by_owner), 1, line, *more]
         return await self._change("cart_remove", bucket, owner, arguments)
 
     async def clear(
@@ -96,8 +96,12 @@ class Store:
         by_owner: bool = True,
     ) -> Cart:
         """Take every line out of the cart, saved ones too; if it is `cart_id`, where given."""
-        arguments = [_only(cart_id), int(by_owner)]
+        arguments = [_only(cart_id), int(by_owner), 1]
         return await self._change("cart_remove", bucket, owner, arguments)
+
+    async def empty(self, bucket: Bucket, owner: Owner) -> Cart:
+        """Take every line out of the cart that is not saved for later."""
+        return await self._change("cart_remove", bucket, owner, ["", 1, 0])
 
     async def make(self, bucket: Bucket, owner: Owner) -> Cart:
         """An empty cart.

@@ -744,6 +744,12 @@ LINE_GUARDS: list[tuple[str, str, str, Case]] = [
         terms.test_who_is_not_the_owner_leaves_what_the_owner_has_to_hear,
     ),
     (
+        "cart_remove.lua",
+        "saved == '1' or line.saved == 0",
+        "true",
+        terms.test_emptying_a_cart_leaves_what_is_saved,
+    ),
+    (
         "cart_line.lua",
         "authority == '1' and show(cart) or tell(cart)",
         "tell(cart)",

@@ -255,6 +255,14 @@ async def test_units_that_are_added_bring_saved_ones_back(ours: Shop) -> None:
     assert (cart.lines[0].quantity, cart.lines[0].saved) == (6, True)
 
 
+async def test_emptying_a_cart_leaves_what_is_saved(ours: Shop) -> None:
+    await describe_new(ours, 3, saved=True)
+    await ours.add(2, MUG)
+    assert units(await ours.store.empty(ours.bucket, ANN)) == {LAMP: 3}
+    await refused(ours, NoCart, ours.store.empty(ours.bucket, BOB))
+    assert units(await ours.store.clear(ours.bucket, ANN)) == {}
+
+
 # -- price, name and image
 
 

@@ -516,3 +516,17 @@ async def test_a_cart_is_begun_while_another_is_made(
     with pytest.raises(CartExists) as refusal:
         await archive.make(shop.bucket, OWNER)
     assert refusal.value.cart_id == FIRST_CART
+
+
+@pytest.mark.parametrize("path", [f"{CARTS}/{FIRST_CART}", f"{CARTS}/user/103/active", OF_CART])
+async def test_its_owner_is_told_once_of_what_has_left(
+    http: httpx.AsyncClient, shop: Shop, path: str
+) -> None:
+    await sell(shop, stock=5, stock_policy="hold", hold_ttl_s=1)
+    await shop.store.add(shop.bucket, OWNER, [LineRequest("205", 2)])
+    told = "hold_expired; sku=205; quantity=2"
+    for who, header in ((ADMIN, told), (ADMIN, told), (ANN, told), (ANN, None), (ADMIN, None)):
+        answer = await http.get(path, headers=who)
+        assert (answer.status_code, answer.headers.get("x-cart-notice")) == (200, header)
+    # What was told stands against nothing.
+    assert (await set_status(http, FIRST_CART, "CONVERTED")).status_code == 200

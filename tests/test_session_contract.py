@@ -351,3 +351,9 @@ def test_every_error_has_an_answer(error: Exception, status: int) -> None:
     assert answer.status == status
     assert b'"success":false' in answer.body
     assert b"a bug" not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/api/cart/", "/cart/items/", "/api/customer/cart/"])
+async def test_a_slash_too_many_is_another_path(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.post(path, json=REQUEST, headers={"x-tenant-id": "default"})
+    assert (answer.status_code, answer.json()["error"]) == (404, {"code": "not_found"})

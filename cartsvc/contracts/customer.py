@@ -164,7 +164,7 @@ class _Customer:
 
     async def clear(self, scope: Scope, _: bytes) -> Reply:
         owner = self.core.customer(scope, self.bucket)
-        return await self.whole(self.store.clear(self.bucket, owner), "Cart cleared successfully")
+        return await self.whole(self.store.empty(self.bucket, owner), "Cart cleared successfully")
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = (

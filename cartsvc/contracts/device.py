@@ -123,7 +123,7 @@ class _Device:
 
     async def clear(self, scope: Scope, _: bytes) -> Reply:
         owner = _owner(scope)
-        return await self.whole(owner, self.store.clear(self.bucket, owner))
+        return await self.whole(owner, self.store.empty(self.bucket, owner))
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), line_of(scope["path_params"]["item_id"])

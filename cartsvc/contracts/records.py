@@ -198,6 +198,14 @@ class _Records:
                 return cart, line
         raise NotFound(f"Cart item with ID {item}")
 
+    async def told(self, caller: Caller, cart: Cart) -> Cart:
+        """The cart, and if the caller owns it, what there is to tell, once."""
+        if caller.owner == cart.owner and cart.notices and cart.status == "ACTIVE":
+            with contextlib.suppress(NoCart):
+                read = await self.store.read(self.bucket, cart.owner)
+                return read if read.id == cart.id else cart
+        return cart
+
     async def list_carts(self, scope: Scope, _: bytes) -> Reply:
         caller, (limit, offset) = self.caller_of(scope), _page(scope)
         carts, total = await self.archive.carts(
@@ -206,7 +214,9 @@ class _Records:
         return _list([_cart(cart) for cart in carts], total, limit)
 
     async def get_cart(self, scope: Scope, _: bytes) -> Reply:
-        return _one(200, await self.cart_of(self.caller_of(scope), _id(scope, "cart_id")))
+        caller = self.caller_of(scope)
+        cart = await self.cart_of(caller, _id(scope, "cart_id"))
+        return _one(200, await self.told(caller, cart))
 
     async def get_active_of_user(self, scope: Scope, _: bytes) -> Reply:
         user = scope["path_params"]["user_id"]
@@ -218,12 +228,14 @@ class _Records:
         return await self.active(scope, Owner("session", session), what)
 
     async def active(self, scope: Scope, owner: Owner, what: str) -> Reply:
-        if not (self.caller_of(scope).may_see(owner) and is_owner_id(owner.id)):
+        caller = self.caller_of(scope)
+        if not (caller.may_see(owner) and is_owner_id(owner.id)):
             raise NotFound(what)
         try:
-            return _one(200, await self.archive.active(self.bucket, owner))
+            cart = await self.archive.active(self.bucket, owner)
         except NoCart:
             raise NotFound(what) from None
+        return _one(200, await self.told(caller, cart))
 
     async def create_cart(self, scope: Scope, body: bytes) -> Reply:
         caller, request = self.caller_of(scope), _cart_body(body)
@@ -268,7 +280,9 @@ class _Records:
         return _item_reply(200, cart, line)
 
     async def items_of_cart(self, scope: Scope, _: bytes) -> Reply:
-        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
+        caller = self.caller_of(scope)
+        cart = await self.cart_of(caller, _id(scope, "cart_id"))
+        cart = await self.told(caller, cart)
         return reply(200, _cart(cart).cart_items, *http.notice_header(cart.notices))
 
     async def create_item(self, scope: Scope, body: bytes) -> Reply:

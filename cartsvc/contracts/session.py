@@ -130,7 +130,7 @@ class _Session:
         return await self.whole(scope, self.store.read, "Cart retrieved successfully")
 
     async def clear(self, scope: Scope, _: bytes) -> Reply:
-        return await self.whole(scope, self.store.clear, "Cart cleared successfully")
+        return await self.whole(scope, self.store.empty, "Cart cleared successfully")
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])

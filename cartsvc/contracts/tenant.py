@@ -213,7 +213,7 @@ class _Tenant:
         return await self.answer(scope, self.shopper_of(scope), 200, _if_any(self.store.read))
 
     async def clear(self, scope: Scope, _: bytes) -> Reply:
-        return await self.answer(scope, self.shopper_of(scope), 200, _if_any(self.store.clear))
+        return await self.answer(scope, self.shopper_of(scope), 200, _if_any(self.store.empty))
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         shopper, line = self.shopper_of(scope), line_of(scope["path_params"]["item_id"])
