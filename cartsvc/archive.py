@@ -151,8 +151,10 @@ class Archive:
     async def change(
         self, bucket: Bucket, cart: Cart, operation: Callable[[], Awaitable[Cart]]
     ) -> Cart:
-        """What an operation on an active cart gives. Raises as `open` does, also when the cart is
-        closed meanwhile."""
+        """What an operation on an active cart gives.
+
+        Raises as the operation, and as `open` does, also when the cart is closed meanwhile.
+        """
         await self.open(bucket, cart)
         try:
             return await operation()

@@ -10,11 +10,12 @@ from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from cartsvc.errors import CartError, Invalid, Unavailable
-from cartsvc.model import Notice
+from cartsvc.model import Line, Notice
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,11 @@ def retry_after(wait_ms: int) -> tuple[bytes, bytes]:
 def timestamp(ms: int) -> str:
     """ISO 8601 with Z, in whole seconds, as every contract writes it."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def held_until(line: Line) -> str | UnsetType:
+    """Until when the line's units are the shopper's own; UNSET where they are not."""
+    return UNSET if line.held_until_ms is None else timestamp(line.held_until_ms)
 
 
 Handle = Callable[[Scope, bytes], Awaitable[Reply]]

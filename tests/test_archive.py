@@ -1,17 +1,22 @@
 """Carts wherever they are: what HTTP does not reach of it."""
 
+import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
 
+from cartsvc import scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import CartClosed, CartExists, LedgerAway, NoCart, OutcomeUnknown
+from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, ClosedStatus, Owner
 from tests.carts import books, read
+from tests.mutants import mutant_query, turns_red
 from tests.shop import ANN, LAMP, Shop
+from tests.wait import wait_until
 
 TIMEOUT_S = 5
 
@@ -114,6 +119,42 @@ async def test_a_cart_that_is_closed_in_redis_is_not_put_back(
     assert (await archive.make(shop.bucket, ANN)).id == cart.id + 256
 
 
+async def test_a_cart_that_is_closed_while_it_is_put_back_stays_closed(
+    open_shop: Shop, archive: Archive, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = open_shop
+    cart = await shop.add(2)
+    await leave_redis(shop, archive)
+    restore = shop.store.restore
+    others: list[asyncio.Task[Cart]] = []
+
+    async def done_or_waits_for_a_row() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return others[0].done() or bool(await ledger.pool.fetchval(query))
+
+    async def late(bucket: Bucket, found: Cart) -> Cart:
+        """Between the look and the script somebody else puts the cart back and closes it."""
+        monkeypatch.setattr(shop.store, "restore", restore)
+        await restore(bucket, found)
+        others.append(asyncio.create_task(archive.close(bucket, found, "ABANDONED")))
+        await wait_until(done_or_waits_for_a_row)
+        return await restore(bucket, found)
+
+    monkeypatch.setattr(shop.store, "restore", late)
+    with pytest.raises(CartClosed):
+        await archive.open(shop.bucket, cart)
+    assert (await others[0]).status == "ABANDONED"
+    assert not await shop.redis.exists(shop.bucket.cart(ANN))
+
+
+async def test_guard_of_the_row_while_a_cart_is_put_back(
+    open_shop: Shop, archive: Archive, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = test_a_cart_that_is_closed_while_it_is_put_back_stays_closed
+    with mutant_query("lock_cart", " FOR UPDATE", ""):
+        await turns_red(case(open_shop, archive, ledger, monkeypatch))
+
+
 async def test_a_cart_that_is_deleted_is_not_there_for_who_has_seen_it(
     open_shop: Shop, archive: Archive
 ) -> None:
@@ -154,7 +195,7 @@ async def test_a_server_that_is_away_is_told_as_such(
 
 
 async def test_a_redis_that_is_away_is_told_as_such(open_shop: Shop, archive: Archive) -> None:
-    archive.backlog.redis = type(open_shop.redis)(port=1)
+    archive.backlog.redis = scripts.connect("redis://127.0.0.1:1/0", timeout_s=1)
     with pytest.raises(OutcomeUnknown):
         await archive.carts(open_shop.bucket, None, limit=1, offset=0)
     await archive.backlog.redis.aclose()

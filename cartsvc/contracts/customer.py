@@ -357,7 +357,7 @@ def _item(cart: Cart, line: Line) -> Item:
         quantity=line.quantity,
         subtotal=money.number(line.subtotal_minor),
         variations=None if line.variant_id is None else Variation(line.variant_id, line.quantity),
-        held_until=http.timestamp(line.held_until_ms) if line.held_until_ms else UNSET,
+        held_until=http.held_until(line),
     )
 
 

@@ -187,7 +187,7 @@ def _item(cart: Cart, line: Line) -> Item:
         quantity=line.quantity,
         price_at_addition=money.number(line.price_minor),
         subtotal=money.number(line.subtotal_minor),
-        held_until=http.timestamp(line.held_until_ms) if line.held_until_ms else UNSET,
+        held_until=http.held_until(line),
     )
 
 

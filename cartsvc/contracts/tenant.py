@@ -297,7 +297,7 @@ def _item_view(cart: Cart, line: Line) -> Item:
         product_variant_id=line.variant_id,
         product=ProductView(line.product_id, line.name, line.images, own_price),
         product_variant=variant,
-        held_until=http.timestamp(line.held_until_ms) if line.held_until_ms else UNSET,
+        held_until=http.held_until(line),
     )
 
 
