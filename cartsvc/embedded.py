@@ -222,15 +222,29 @@ def private(file: Path) -> TextIO:
     return open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections (Linux from 32,768, others from 49,152)."""
+
+
 def _kept_port(folder: Path) -> int:
     """The port that the folder keeps; one that is free now, if it keeps none yet."""
     file = folder / "port"
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int(file.read_text())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    port = free_port()
     file.write_text(f"{port}\n")
     return port
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on.
+
+    Not one that the system picks: those it also gives to connections, at any time, of any program.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _wait_until_free(folder: Path, port: int) -> None:

@@ -5,7 +5,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from cartsvc import dev, embedded, scripts
+from cartsvc.embedded import free_port
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
@@ -145,9 +145,3 @@ async def http(api_url: str, api_ledger: Ledger) -> AsyncIterator[httpx.AsyncCli
     """A client of the service, whose Redis holds `shop`."""
     async with httpx.AsyncClient(base_url=api_url) as client:
         yield client
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port

@@ -24,6 +24,7 @@ from cartsvc import contracts, dev, embedded, flush, identity
 from cartsvc.backlog import Backlog
 from cartsvc.contract import Contract, Operation
 from cartsvc.core import Core
+from cartsvc.embedded import free_port
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import (
@@ -36,7 +37,6 @@ from cartsvc.model import (
     item_id,
 )
 from cartsvc.settings import Settings
-from tests.conftest import free_port
 from tests.shop import LAMP, MUG, SECRET, Shop
 from tests.test_identity import Private, jwk, public_pem, segment
 

@@ -21,7 +21,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 
 from cartsvc import demo, embedded
-from tests.conftest import free_port
+from cartsvc.embedded import free_port
 from tests.wait import wait_until
 
 REQUEST = {"product_id": demo.FIRST_PRODUCT, "quantity": 2, "session_id": "me"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cartsvc import dev, embedded, scripts
+from cartsvc.embedded import free_port
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
-from tests.conftest import free_port
 from tests.proxy import Proxy
 from tests.rush import rush
 from tests.shop import LAMP, SECRET, Shop

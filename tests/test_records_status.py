@@ -12,13 +12,13 @@ import pytest
 from cartsvc import dev, embedded
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
+from cartsvc.embedded import free_port
 from cartsvc.errors import CartClosed, CartExists, NoCart, NoLine
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, ClosedStatus, LineRequest, Owner
 from cartsvc.settings import Settings
 from tests import examples
 from tests.carts import books
-from tests.conftest import free_port
 from tests.records import (
     ADMIN,
     ANN,

@@ -18,12 +18,12 @@ from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from cartsvc import dev, embedded, keys
+from cartsvc.embedded import free_port
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner, is_owner_id, item_id
 from cartsvc.settings import Settings
 from tests.carts import sound
-from tests.conftest import free_port
 from tests.shop import LAMP, SECRET, Shop
 from tests.test_authorization import (
     ADMIN,

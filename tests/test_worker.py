@@ -12,12 +12,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cartsvc import dev, embedded
 from cartsvc.backlog import Backlog
+from cartsvc.embedded import free_port
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass, Worker
-from tests.conftest import free_port
 from tests.shop import LAMP, Shop
 from tests.wait import wait_until
 
