@@ -1,24 +1,51 @@
 """The ASGI application: the one place where settings become a store and routes."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from cartsvc import contract, contracts, docs, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
+from cartsvc.contract import ByHeader
 from cartsvc.core import Core
+from cartsvc.http import Endpoint
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
+
+
+class Service(Starlette):
+    """Starlette, with a short way to the routes whose path has no parameters: an add, a cart.
+
+    Their endpoints answer every error themselves, so what Starlette wraps a request in for that
+    would only cost: a third of the time that a request spends outside of its contract.
+    """
+
+    def __init__(self, *, routes: Sequence[Route], **more: Any) -> None:
+        super().__init__(routes=routes, **more)
+        self._endpoints = {
+            route.path: route.app
+            for route in routes
+            if isinstance(route.endpoint, Endpoint | ByHeader) and not route.param_convertors
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None:
+            await super().__call__(scope, receive, send)
+        else:
+            await endpoint(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -28,9 +55,7 @@ def create_app(settings: Settings) -> Starlette:
         SettingError: there is nothing by which tokens could be verified.
     """
     redis = scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    runner = Runner(
-        redis, timeout_s=settings.redis_timeout_s, connections=settings.redis_connections
-    )
+    runner = Runner(redis, timeout_s=settings.redis_timeout_s, in_flight=settings.redis_in_flight)
     ledger = Ledger(settings.database_url, timeout_s=settings.database_timeout_s)
     store = store_of(settings, runner)
     archive = Archive(store, Backlog(runner), ledger, timeout_s=settings.database_timeout_s)
@@ -41,10 +66,10 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await ledger.open()
         yield
-        await redis.aclose()
+        await runner.aclose()
         await ledger.close()
 
-    app = Starlette(
+    app = Service(
         routes=[
             *contract.routes(spoken, settings.max_body_bytes),
             *docs.routes(spoken),

@@ -37,13 +37,16 @@ def facts_of(line: Line) -> str:
 
 def fields_of(flat: list[bytes]) -> dict[bytes, bytes]:
     """What HGETALL gives, as a dictionary."""
-    each = iter(flat)
-    return dict(zip(each, each, strict=True))
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
     """The cart that the fields of its hash describe."""
-    lines = [_line(name, fields) for name in fields if name.startswith((b"q:", b"s:"))]
+    lines = [
+        _line(name, quantity, fields)
+        for name, quantity in fields.items()
+        if name[:2] == b"q:" or name[:2] == b"s:"
+    ]
     # Redis keeps a small hash in the order of its writes, and a large one in none.
     lines.sort(key=lambda line: line.number)
     return Cart(
@@ -59,16 +62,17 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
     )
 
 
-def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
-    fixed = _at_addition.decode(fields[b"l" + name[1:]])
-    held = fields.get(b"h" + name[1:])
-    updated = fields.get(b"u" + name[1:])
+def _line(name: bytes, quantity: bytes, fields: dict[bytes, bytes]) -> Line:
+    of_sku = name[1:]
+    fixed = _at_addition.decode(fields[b"l" + of_sku])
+    held = fields.get(b"h" + of_sku)
+    updated = fields.get(b"u" + of_sku)
     product_id, variant_id = split_sku(name[2:].decode())
     return Line(
         number=fixed.line,
         product_id=product_id,
         variant_id=variant_id,
-        quantity=int(fields[name]),
+        quantity=int(quantity),
         price_minor=fixed.price,
         name=fixed.name,
         variant_name=fixed.variant,
@@ -76,6 +80,6 @@ def _line(name: bytes, fields: dict[bytes, bytes]) -> Line:
         added_ms=fixed.added,
         updated_ms=int(updated) if updated else fixed.added,
         held_until_ms=int(held.partition(b" ")[0]) if held else None,
-        saved=name.startswith(b"s:"),
+        saved=name[:2] == b"s:",
         fixed_price=bool(fixed.fixed),
     )

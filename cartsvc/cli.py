@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cartsvc import __version__, demo, dev, identity, keys, process, rows, scripts, settings
+from cartsvc import __version__, demo, dev, identity, keys, process, rows, settings
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
 from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, StockHeld, UnknownSku
@@ -24,7 +24,6 @@ from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
 from cartsvc.model import MAX_QUANTITY
-from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
 from cartsvc.stock import Recorded, Stock
@@ -239,14 +238,11 @@ class _Place(NamedTuple):
 @contextlib.asynccontextmanager
 async def _connected(values: Settings, tenant: str | None) -> AsyncIterator[_Place]:
     ledger = await Ledger.connect(values.database_url)
-    redis = scripts.connect(
-        values.redis_url, timeout_s=process.BULK_TIMEOUT_S, silence_s=process.BULK_TIMEOUT_S
-    )
+    runner = process.bulk_runner(values)
     try:
-        shelf = Shelf(Runner(redis, timeout_s=process.BULK_TIMEOUT_S))
-        yield _Place(ledger, shelf, Bucket(tenant or values.tenant), values.currency)
+        yield _Place(ledger, Shelf(runner), Bucket(tenant or values.tenant), values.currency)
     finally:
-        await redis.aclose()
+        await runner.aclose()
         await ledger.close()
 
 

@@ -31,6 +31,7 @@ CartError
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
+│   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 └── Invalid                field, problem: the request itself is malformed
@@ -247,6 +248,13 @@ class HoldsDue(Unavailable):
     counter: str
 
 
+class Busy(Unavailable):
+    """`in_flight` scripts of this process wait for Redis: one more was not sent."""
+
+    facts = (("in_flight", int),)
+    in_flight: int
+
+
 class LedgerAway(Unavailable):
     """PostgreSQL did not answer; what was asked may or may not be done, and may be asked again."""
 
@@ -271,6 +279,7 @@ class Invalid(CartError):
 
 # Reply code of a script -> the error it stands for; the rest of the reply holds the facts.
 REPLIES: dict[str, type[CartError]] = {
+    "FAILED": OutcomeUnknown,
     "NOT_WARM": NotWarm,
     "NO_COUNTER": NoCounter,
     "UNKNOWN_PRODUCT": UnknownProduct,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -80,7 +81,13 @@ def retry_after(wait_ms: int) -> tuple[bytes, bytes]:
 
 def timestamp(ms: int) -> str:
     """ISO 8601 with Z, in whole seconds, as every contract writes it."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _timestamp(ms // 1000)
+
+
+# Most of a sale's answers name the same few seconds.
+@lru_cache(maxsize=1024)
+def _timestamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def held_until(line: Line) -> str | UnsetType:
@@ -230,7 +237,8 @@ class _RepeatedKey(ValueError):
 
 
 def _fields_set(value: Any) -> int:
-    return sum(getattr(value, name) is not None for name in value.__struct_fields__)
+    values = msgspec.structs.astuple(value)
+    return len(values) - values.count(None)
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

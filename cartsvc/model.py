@@ -146,11 +146,11 @@ class Cart(msgspec.Struct, frozen=True):
 
     @property
     def total_quantity(self) -> int:
-        return sum(line.quantity for line in self.in_order)
+        return sum([line.quantity for line in self.lines if not line.saved])
 
     @property
     def total_minor(self) -> int:
-        return sum(line.subtotal_minor for line in self.in_order)
+        return sum([line.quantity * line.price_minor for line in self.lines if not line.saved])
 
 
 class Shortage(msgspec.Struct, frozen=True):

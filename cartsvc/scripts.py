@@ -1,9 +1,8 @@
 """The Lua scripts: loaded from `lua/`, called by name, their reply codes turned into errors."""
 
-import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,12 +12,16 @@ import msgspec
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
+from cartsvc.link import Link, ReplyError, pack
 from cartsvc.model import Notice
 
 Argument = str | int
+
+IN_FLIGHT = 4096
+"""Scripts that may wait for Redis at once, where nothing else is said."""
 
 FAILURES = (RedisError,)
 """What a call of the client raises when Redis is away, or refuses."""
@@ -84,9 +87,7 @@ def load(name: str) -> Script:
 def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Redis:
     """A client that opens connections when they are needed; nothing happens before that.
 
-    `timeout_s` bounds the connecting. `silence_s` bounds the wait for any reply, for those who do
-    not only call through a `Runner`, which has its deadline. Requests go without it: to keep it the
-    client uses `asyncio.wait_for`, and that can swallow the deadline of the Runner in Python 3.11.
+    `timeout_s` bounds the connecting, `silence_s` the wait for any reply.
     """
     pool = ConnectionPool.from_url(
         url,
@@ -101,17 +102,19 @@ def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Re
 
 
 class Runner:
-    """Runs the scripts on one Redis client, each within `timeout_s`, waiting for a turn included.
-
-    At most `connections` run at once, the others wait in the order in which they came: the pool
-    that the client offers for that serves whoever asks at the right moment, and a rush leaves
-    some waiting until their time is up.
+    """Runs the scripts: one by one over the link, each within `timeout_s`; many at once, and
+    whatever else is asked of Redis, with the client.
     """
 
-    def __init__(self, redis: Redis, *, timeout_s: float, connections: int = 16) -> None:
+    def __init__(self, redis: Redis, *, timeout_s: float, in_flight: int = IN_FLIGHT) -> None:
         self.redis = redis
         self.timeout_s = timeout_s
-        self._turns = asyncio.Semaphore(connections)
+        self.in_flight = in_flight
+        self.link = Link(redis.connection_pool, timeout_s=timeout_s, in_flight=in_flight)
+
+    async def aclose(self) -> None:
+        await self.link.aclose()
+        await self.redis.aclose()
 
     def script(self, name: str) -> Script:
         return load(name)
@@ -122,14 +125,14 @@ class Runner:
         Raises:
             CartError: the one that the reply code stands for.
             OutcomeUnknown: Redis could not be reached, failed or did not answer in time.
+            Busy: too many scripts wait for Redis already.
         """
+        script = self.script(name)
+        call = (len(keys), *keys, *arguments)
         try:
-            async with asyncio.timeout(self.timeout_s), self._turns:
-                reply = await self._evaluate(self.script(name), keys, arguments)
-        except TimeoutError:
-            raise OutcomeUnknown(f"{name}: no answer within {self.timeout_s} s") from None
-        except (RedisError, OSError) as error:
-            raise OutcomeUnknown(f"{name}: {self.script(name).located(str(error))}") from error
+            reply = await self.link.send(pack(("EVALSHA", script.sha, *call)))
+        except ReplyError as error:
+            reply = await self._after(error, name, call)
         return answer(reply)
 
     async def run_many(
@@ -162,17 +165,16 @@ class Runner:
             raise OutcomeUnknown(f"{name}: {script.located(str(error))}") from error
         return [_attempt(reply) for reply in replies]
 
-    async def _evaluate(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]
-    ) -> list[Any]:
-        call = (len(keys), *keys, *arguments)
-        reply: list[Any]
-        execute: Callable[..., Awaitable[Any]] = self.redis.execute_command
+    async def _after(self, error: ReplyError, name: str, call: tuple[Argument, ...]) -> list[Any]:
+        """The reply of a script that Redis did not know; any other error stays one."""
+        script = self.script(name)
         try:
-            reply = await execute("EVALSHA", script.sha, *call)
-        except NoScriptError:
+            if not str(error).startswith("NOSCRIPT"):
+                raise error
             # Nothing ran, so running it now is no repeat. EVAL also caches it for the next call.
-            reply = await execute("EVAL", script.source, *call)
+            reply: list[Any] = await self.link.send(pack(("EVAL", script.source, *call)))
+        except ReplyError as error:
+            raise OutcomeUnknown(f"{name}: {script.located(str(error))}") from error
         return reply
 
 

@@ -73,7 +73,9 @@ class Settings:
         "longest wait for a script in a request, and for releasing holds; then 503",
         at_least=0.01,
     )
-    redis_connections: int = _setting(16, "connections an API process may hold open", at_least=1)
+    redis_in_flight: int = _setting(
+        4_096, "scripts of an API process that may wait for Redis at once; past it 503", at_least=1
+    )
     database_timeout_s: float = _setting(
         5.0, "longest wait for PostgreSQL in a request, which few need; then 503", at_least=0.01
     )

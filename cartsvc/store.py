@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
 from cartsvc.errors import CartChanged, HoldsDue, NoCart, OutcomeUnknown
 from cartsvc.keys import Bucket
@@ -64,6 +65,7 @@ class Store:
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
         self.clock_ms = clock_ms
+        self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
     async def add(self, bucket: Bucket, owner: Owner, lines: Sequence[LineRequest]) -> Cart:
@@ -73,8 +75,10 @@ class Store:
             name = sku(line.product_id, line.variant_id)
             known = name in quantities
             quantities[name] = quantities[name] + line.quantity if known else line.quantity
-        arguments = [part for line in quantities.items() for part in line]
-        return await self._change("cart_add", bucket, owner, arguments)
+        arguments = [len(quantities), *(part for line in quantities.items() for part in line)]
+        key = bucket.cart(owner)
+        fields = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
+        return cart_of(owner, fields_of(fields))
 
     async def set_quantity(self, bucket: Bucket, owner: Owner, line: str, quantity: int) -> Cart:
         """Give a line another quantity, at least 1. Fewer is never refused for lack of stock."""
@@ -281,7 +285,10 @@ class Store:
     async def _run(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Any:
-        return await self._released(bucket, lambda: self._once(script, bucket, keys, arguments))
+        def attempt() -> Awaitable[Any]:
+            return self._once(script, bucket, keys, arguments)
+
+        return await self._released(bucket, attempt)
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""
@@ -320,11 +327,11 @@ class Store:
         found = await self._once("hold_due", bucket, [], [counter, RELEASE_LINES])
         return list(dict.fromkeys(key.decode() for key in found))
 
-    async def _once(
+    def _once(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
-    ) -> Any:
+    ) -> Awaitable[Any]:
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
-        return await self.runner.run(script, [*bucket.shared, *keys], [*terms, *arguments])
+        return self.runner.run(script, (*bucket.shared, *keys), (*terms, *arguments))
 
 
 def _only(cart_id: int | None) -> Argument:

@@ -50,8 +50,9 @@ async def runner(valkey: embedded.Valkey) -> AsyncIterator[Runner]:
     """Scripts on the real server, which is emptied."""
     redis = scripts.connect(valkey.url, timeout_s=5)
     await redis.flushall()
-    yield Runner(redis, timeout_s=5)
-    await redis.aclose()
+    runner = Runner(redis, timeout_s=5)
+    yield runner
+    await runner.aclose()
 
 
 @pytest.fixture

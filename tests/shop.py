@@ -5,6 +5,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+import hiredis
+from redis.exceptions import NoScriptError, RedisError
+
 from cartsvc import catalog, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
@@ -13,6 +16,7 @@ from cartsvc.core import Core
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.link import ReplyError
 from cartsvc.model import Cart, LineRequest, Owner
 from cartsvc.scripts import Runner, Script
 from cartsvc.settings import Settings
@@ -108,6 +112,7 @@ class Mutant(Runner):
 
     def __init__(self, runner: Runner, file: str, old: str, new: str) -> None:
         super().__init__(runner.redis, timeout_s=runner.timeout_s)
+        self.link = runner.link
         source = scripts.read(file)
         assert source.count(old) == 1, f"{file} has {old!r} {source.count(old)} times"
         self.file = file
@@ -123,8 +128,29 @@ class Mutant(Runner):
         return self.text if file == self.file else scripts.read(file)
 
 
+class FakeLink:
+    """Sends what a link would send to fakeredis."""
+
+    def __init__(self, redis: Any) -> None:
+        self.redis = redis
+
+    async def send(self, request: bytes) -> Any:
+        reader = hiredis.Reader()
+        reader.feed(request)
+        try:
+            return await self.redis.execute_command(*reader.gets())
+        except NoScriptError:
+            raise ReplyError("NOSCRIPT") from None
+        except RedisError as error:
+            raise ReplyError(str(error)) from error
+
+
 class FakeRunner(Runner):
     """For fakeredis, which does not take the scripts' first line, `#!lua`."""
+
+    def __init__(self, redis: Any, *, timeout_s: float) -> None:
+        super().__init__(redis, timeout_s=timeout_s)
+        self.link = FakeLink(redis)  # type: ignore[assignment]
 
     def script(self, name: str) -> Script:
         script = super().script(name)

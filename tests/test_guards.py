@@ -4,7 +4,9 @@ The tests named here are the ordinary ones of the other files; they run against 
 query or module in which one line is changed. `test_guards_of_scripts` does it for the scripts.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import asyncpg
@@ -13,18 +15,18 @@ import pytest
 from starlette.applications import Starlette
 
 from cartsvc import contract as contract_module
-from cartsvc import flush, scripts
+from cartsvc import flush, link, scripts
 from cartsvc import http as http_module
 from cartsvc.contracts import session
 from cartsvc.embedded import Valkey
 from cartsvc.ledger import Ledger
-from cartsvc.scripts import Runner
 from tests import test_bad_input as bad_input
 from tests import test_flush as flushing
+from tests import test_link as linking
 from tests import test_outage as outage
 from tests import test_stock as stocking
+from tests import wait
 from tests.mutants import mutant, mutant_query, turns_red
-from tests.proxy import Proxy
 from tests.shop import Mutant, Shop, core_of
 
 Case = Callable[..., Awaitable[None]]
@@ -133,14 +135,228 @@ async def test_guards_of_the_order_of_a_flush(
     await turns_red(case(mutant(flush, old, new), open_shop, ledger))
 
 
-async def test_guard_of_lost_replies(shop: Shop, valkey: Valkey) -> None:
+async def test_guard_of_lost_replies_of_bulk_work(shop: Shop, valkey: Valkey) -> None:
     retrying = mutant(scripts, "retry=Retry(NoBackoff(), 0)", "retry=Retry(NoBackoff(), 3)")
-    await shop.sell()
-    async with Proxy(valkey.url) as proxy:
-        redis = retrying.connect(proxy.url, timeout_s=5)
-        proxied = Shop(Runner(redis, timeout_s=5))
-        await turns_red(outage.test_a_lost_reply_is_not_asked_for_again(shop, proxied, proxy))
-        await redis.aclose()
+    await turns_red(outage.lost_in_bulk(retrying, shop, valkey))
+
+
+LinkCase = Callable[[linking.Links], Awaitable[None]]
+
+LINK: list[tuple[str, str, LinkCase]] = [
+    # Whoever does not wait any more is passed over.
+    (
+        "                elif not future.done():\n",
+        "                else:\n",
+        linking.test_who_left_is_nothing_to_the_others,
+    ),
+    (
+        "        if not future.done():\n            future.set_exception(error)",
+        "        future.set_exception(error)",
+        linking.test_who_left_is_nothing_to_the_others,
+    ),
+    (
+        "in self._early:\n            if not future.done():",
+        "in self._early:\n            if True:",
+        linking.test_who_left_is_nothing_to_the_others,
+    ),
+    (
+        "in self.waiting:\n            if not future.done():",
+        "in self.waiting:\n            if True:",
+        linking.test_all_that_wait_on_a_lost_connection_are_told_and_none_is_done_twice,
+    ),
+    (
+        "            if future.done():\n                continue\n",
+        "",
+        linking.test_who_left_keeps_nobody_from_a_deadline,
+    ),
+    # But has a place among those who do, for a reply is to come.
+    (
+        "                future, _ = waiting.popleft()",
+        "                while waiting[0][0].done():\n"
+        "                    waiting.popleft()\n"
+        "                future, _ = waiting.popleft()",
+        linking.test_every_answer_is_its_askers,
+    ),
+    (
+        "                if not future.done():\n                    connection.forward",
+        "                if True:\n                    connection.forward",
+        linking.test_what_is_cancelled_before_there_is_a_connection_is_not_sent,
+    ),
+    # What was sent is not sent again.
+    (
+        "join(self._unsent))\n            self._unsent.clear()",
+        "join(self._unsent))",
+        linking.test_a_late_reply_is_not_the_next_ones,
+    ),
+    (
+        "        self._unsent.append(request)\n",
+        "        self._unsent.append(request)\n        self._write()\n",
+        linking.test_requests_of_one_turn_are_one_write,
+    ),
+    # An error is one asker's.
+    (
+        "self._refused(future, reply)",
+        "self._refused(future, reply) or self.give_up(str(reply))",
+        linking.test_an_error_is_told_to_its_asker_alone,
+    ),
+    # No wait without an end.
+    (
+        "        if self._watch is None or deadline < self._watch.when():\n",
+        "        if False:\n",
+        linking.test_a_redis_that_hangs_fails_all_in_time_and_shifts_nothing_later,
+    ),
+    (
+        "                self._watch = self._loop.call_at(deadline, self._overdue)\n",
+        "                pass\n",
+        linking.test_each_has_a_deadline_of_its_own,
+    ),
+    (
+        "asyncio.timeout(self.timeout_s)",
+        "asyncio.timeout(None)",
+        linking.test_a_handshake_that_does_not_end_is_given_up,
+    ),
+    (
+        "            self._fail_early(f",
+        "            str(f",
+        linking.test_a_closed_port_is_tried_now_and_then,
+    ),
+    # Silence ends a connection, lateness does not.
+    (
+        "if self._heard < deadline - self.timeout_s:",
+        "if True:",
+        linking.test_a_late_reply_is_not_the_next_ones,
+    ),
+    (
+        "if self._heard < deadline - self.timeout_s:",
+        "if False:",
+        linking.test_a_redis_that_hangs_fails_all_in_time_and_shifts_nothing_later,
+    ),
+    (
+        "        self._lost(self)\n",
+        "",
+        linking.test_a_killed_connection_is_replaced,
+    ),
+    (
+        "except (hiredis.ProtocolError, IndexError)",
+        "except IndexError",
+        linking.test_a_peer_that_is_no_redis,
+    ),
+    (
+        "except (hiredis.ProtocolError, IndexError)",
+        "except hiredis.ProtocolError",
+        linking.test_a_reply_that_nobody_asked_for,
+    ),
+    # How many may wait.
+    (
+        "if len(connection.waiting) >= self.in_flight:",
+        "if False:",
+        linking.test_no_more_than_a_number_wait,
+    ),
+    (
+        "if len(self._early) >= self.in_flight:",
+        "if False:",
+        linking.test_no_more_than_a_number_wait_for_a_connection,
+    ),
+    # How often it is tried.
+    (
+        "if loop.time() < self._not_before:",
+        "if False:",
+        linking.test_a_closed_port_is_tried_now_and_then,
+    ),
+    (
+        "random.uniform(0.5, 1)",
+        "0.75",
+        linking.test_the_waits_between_attempts_grow_differ_and_start_anew,
+    ),
+    (
+        "2**self._failures",
+        "1",
+        linking.test_the_waits_between_attempts_grow_differ_and_start_anew,
+    ),
+    (
+        "min(most, first * 2**self._failures)",
+        "first * 2**self._failures",
+        linking.test_the_waits_between_attempts_grow_differ_and_start_anew,
+    ),
+    (
+        "            self._failures = 0\n",
+        "            pass\n",
+        linking.test_the_waits_between_attempts_grow_differ_and_start_anew,
+    ),
+    # Who asks, and of what.
+    (
+        'commands.append(("AUTH", address.username or "default", address.password))',
+        'commands.append(("AUTH", "default", address.password))',
+        linking.test_urls_say_who_connects_and_to_which_database,
+    ),
+    (
+        'commands.append(("SELECT", address.db))',
+        "pass",
+        linking.test_urls_say_who_connects_and_to_which_database,
+    ),
+]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a mutant does not do is waited for, too."""
+    monkeypatch.setattr(wait, "LONGEST_S", 3)
+
+
+async def linked(valkey: Valkey, case: LinkCase, **modules: ModuleType) -> None:
+    async with linking.Links(valkey.url, **modules) as links:
+        await case(links)
+
+
+@pytest.mark.parametrize(("old", "new", "case"), LINK, ids=[case.__name__ for *_, case in LINK])
+@pytest.mark.usefixtures("impatient")
+async def test_guards_of_the_link(valkey: Valkey, old: str, new: str, case: LinkCase) -> None:
+    await turns_red(linked(valkey, case, module=mutant(link, old, new)))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_guard_of_a_replica(valkey: Valkey, own: Valkey) -> None:
+    staying = mutant(link, 'startswith("READONLY")', 'startswith("NEVER")')
+    case = partial(linking.test_a_replica_is_left, own=own)
+    await turns_red(linked(valkey, case, module=staying))
+
+
+@pytest.fixture
+def own(servers_folder: Path, tmp_path: Path) -> Iterator[Valkey]:
+    with linking.own_valkey(servers_folder / tmp_path.name) as server:
+        yield server
+
+
+RUNNER: list[tuple[str, str, LinkCase]] = [
+    (
+        'not str(error).startswith("NOSCRIPT")',
+        "True",
+        linking.test_flushed_scripts_are_known_again_to_all_that_wait,
+    ),
+    (
+        'not str(error).startswith("NOSCRIPT")',
+        "False",
+        linking.test_a_script_that_failed_is_not_run_again,
+    ),
+    (
+        'not str(error).startswith("NOSCRIPT")',
+        '"NOSCRIPT" not in str(error)',
+        linking.test_a_script_that_failed_is_not_run_again,
+    ),
+    (
+        "        except ReplyError as error:\n            reply = await self._after",
+        "        except OutcomeUnknown:\n"
+        "            return await self.run(name, keys, arguments)\n"
+        "        except ReplyError as error:\n            reply = await self._after",
+        linking.test_a_lost_reply_is_not_asked_for_again,
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "case"), RUNNER, ids=lambda value: str(value)[:20])
+@pytest.mark.usefixtures("impatient")
+async def test_guards_of_a_run(valkey: Valkey, old: str, new: str, case: LinkCase) -> None:
+    await turns_red(linked(valkey, case, runners=mutant(scripts, old, new)))
 
 
 HTTP: list[tuple[str, str, str]] = [

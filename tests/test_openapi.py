@@ -72,6 +72,7 @@ ERRORS: list[Exception] = [
     errors.NoCounter(LAMP),
     errors.HoldsDue("cart", "counter"),
     errors.OutcomeUnknown("timeout"),
+    errors.Busy(4_096),
     errors.Invalid("", "is not valid JSON"),
     errors.Invalid("quantity", "is missing or has the wrong type"),
     http_module.BodyTooLarge(65_536),

@@ -2,15 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from cartsvc import dev, embedded, scripts
 from cartsvc.embedded import free_port
 from cartsvc.errors import OutcomeUnknown
-from cartsvc.scripts import Runner
+from cartsvc.scripts import Runner, Script
 from cartsvc.settings import Settings
 from tests.proxy import Proxy
 from tests.rush import rush
@@ -19,57 +20,43 @@ from tests.shop import LAMP, SECRET, Shop
 REQUEST = {"product_id": LAMP, "quantity": 1, "session_id": "ann"}
 
 
-@pytest.fixture
-async def proxy(valkey: embedded.Valkey) -> AsyncIterator[Proxy]:
+async def test_a_lost_reply_of_bulk_work_is_not_asked_for_again(
+    shop: Shop, valkey: embedded.Valkey
+) -> None:
+    await lost_in_bulk(scripts, shop, valkey)
+
+
+class Counting(Runner):
+    """Its script counts its runs."""
+
+    def script(self, _: str) -> Script:
+        source = "#!lua\nreturn { 'OK', redis.call('INCR', KEYS[1]) }\n"
+        return Script(source, ((1, "counting.lua"),))
+
+
+async def lost_in_bulk(scripts: ModuleType, shop: Shop, valkey: embedded.Valkey) -> None:
     async with Proxy(valkey.url) as proxy:
-        yield proxy
+        runner = Counting(scripts.connect(proxy.url, timeout_s=5), timeout_s=5)
+        try:
+            await lose_in_bulk(runner, proxy)
+            # Done once, and said to be unknown; the next finds a connection that works.
+            assert await shop.redis.mget(["first", "second"]) == [b"2", b"2"]
+            assert await runner.run_many("counting", CALLS) == [3, 3]
+        finally:
+            await runner.aclose()
 
 
-@pytest.fixture
-async def proxied(shop: Shop, proxy: Proxy) -> AsyncIterator[Shop]:
-    """The same shop, whose adds go through the proxy."""
-    await shop.sell()
-    redis = scripts.connect(proxy.url, timeout_s=5)
-    yield Shop(Runner(redis, timeout_s=5))
-    await redis.aclose()
+CALLS: list[tuple[list[str], list[str]]] = [(["first"], []), (["second"], [])]
 
 
-async def test_a_lost_reply_is_not_asked_for_again(shop: Shop, proxied: Shop, proxy: Proxy) -> None:
-    await proxied.add()
-    proxy.drop_replies = True
+async def lose_in_bulk(runner: Runner, proxy: Proxy) -> None:
+    """Two runs of each whose second reply is lost."""
+    assert await runner.run_many("counting", CALLS) == [1, 1]
+    proxy.drop_replies, proxy.drop_only = True, b"OK\r\n:2"
     with pytest.raises(OutcomeUnknown):
-        await proxied.add()
+        await runner.run_many("counting", CALLS)
     proxy.drop_replies = False
     assert proxy.dropped == 1
-    # Done once, and said to be unknown; the next add finds a connection that works.
-    assert (await shop.redis.hget("cart:{default:0}:session:ann", f"q:{LAMP}")) == b"2"
-    assert (await proxied.add()).total_quantity == 3
-
-
-async def test_a_reply_that_came_too_late_is_not_the_next_ones(
-    shop: Shop, proxied: Shop, proxy: Proxy
-) -> None:
-    await proxied.add()
-    proxied.runner.timeout_s = 0.05
-    proxy.hang = True
-    with pytest.raises(OutcomeUnknown):
-        await proxied.add()
-    proxy.hang = False
-    proxied.runner.timeout_s = 5
-    assert (await proxied.add()).total_quantity == 3
-
-
-async def test_a_cancelled_request_does_not_shift_replies(shop: Shop, proxied: Shop) -> None:
-    await proxied.add()
-    # At every point that an add waits at, in turn.
-    for waits in range(1, 6):
-        add = asyncio.create_task(proxied.add())
-        for _ in range(waits):
-            await asyncio.sleep(0)
-        add.cancel()
-        await asyncio.gather(add, return_exceptions=True)
-    held = int(await shop.redis.hget("cart:{default:0}:session:ann", f"q:{LAMP}"))
-    assert (await proxied.add()).total_quantity == held + 1
 
 
 class Service:
@@ -94,9 +81,9 @@ def service(servers_folder: Path, tmp_path: Path) -> Iterator[Service]:
 
 
 async def test_without_redis_it_is_503_at_once_and_it_recovers(service: Service) -> None:
-    redis = scripts.connect(service.valkey.url, timeout_s=5)
-    await (await Shop(Runner(redis, timeout_s=5)).open()).sell()
-    await redis.aclose()
+    runner = Runner(scripts.connect(service.valkey.url, timeout_s=5), timeout_s=5)
+    await (await Shop(runner).open()).sell()
+    await runner.aclose()
     url = dev.url(service.settings)
 
     answers = await rush(url, "/api/cart", [REQUEST] * 20)

@@ -620,11 +620,11 @@ USUAL = settings(
 def connected(valkey: Valkey) -> Iterator[tuple[asyncio.Runner, Runner]]:
     """Scripts on the real server, and the loop in which to run them."""
     with asyncio.Runner() as loop:
-        redis = scripts.connect(valkey.url, timeout_s=5)
+        runner = Runner(scripts.connect(valkey.url, timeout_s=5), timeout_s=5)
         try:
-            yield loop, Runner(redis, timeout_s=5)
+            yield loop, runner
         finally:
-            loop.run(redis.aclose())
+            loop.run(runner.aclose())
 
 
 def play(

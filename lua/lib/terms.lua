@@ -15,6 +15,11 @@ local free_of = {} -- counter -> units that are free by the plan
 local drawn_of = {} -- counter -> units of the cart, not held, that count on it by the plan
 local units_of = {} -- product -> units in the cart by the plan
 
+-- Nothing is planned any more: what was, is written or refused.
+local function forget_plans()
+  free_of, drawn_of, units_of = {}, {}, {}
+end
+
 -- nil where the counter is missing: stock is never guessed.
 local function free(counter)
   if not free_of[counter] then
