@@ -44,14 +44,14 @@ _PRODUCT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Owner(msgspec.Struct, frozen=True, gc=False):
     """Whose cart it is. `kind` is "session", "device" or "customer"."""
 
     kind: str
     id: str
 
 
-class LineRequest(msgspec.Struct, frozen=True):
+class LineRequest(msgspec.Struct, frozen=True, gc=False):
     """Units of one SKU that a shopper asks for."""
 
     product_id: str
@@ -59,7 +59,7 @@ class LineRequest(msgspec.Struct, frozen=True):
     variant_id: str | None = None
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A line item. `number` is the line's own within its cart and is never given again.
 
     `held_until_ms` is the deadline until which its units are the shopper's, None where they are
@@ -108,7 +108,7 @@ class LineTerms(msgspec.Struct, frozen=True):
     image_url: str | None = None
 
 
-class Notice(msgspec.Struct, frozen=True):
+class Notice(msgspec.Struct, frozen=True, gc=False):
     """What happened to a line without its owner: `reason` is "hold_expired"."""
 
     sku: str
@@ -116,7 +116,7 @@ class Notice(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Cart(msgspec.Struct, frozen=True):
+class Cart(msgspec.Struct, frozen=True, gc=False):
     """A cart at one version; `lines` in the order in which they were added.
 
     `status` is ACTIVE or a `ClosedStatus`; `last_line` the highest line number given.

@@ -1,6 +1,7 @@
 """Money: whole minor units inside, a plain JSON number with two decimals outside, never a float."""
 
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -38,6 +39,8 @@ def text(minor: int) -> str:
     return f"{minor // 100}.{minor % 100:02}"
 
 
+# A sale has few prices, and small carts.
+@lru_cache(maxsize=16_384)
 def number(minor: int) -> msgspec.Raw:
     """The JSON number of an amount of minor units: 2999 -> 29.99."""
     return msgspec.Raw(b"%d.%02d" % divmod(minor, 100))

@@ -135,6 +135,17 @@ class Runner:
             reply = await self._after(error, name, call)
         return answer(reply)
 
+    async def hash(self, key: str) -> list[bytes]:
+        """Fields and values of a hash; none where there is no such key.
+
+        Raises as `run` does.
+        """
+        try:
+            fields: list[bytes] = await self.link.send(pack(("HGETALL", key)))
+        except ReplyError as error:
+            raise OutcomeUnknown(str(error)) from error
+        return fields
+
     async def run_many(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
     ) -> list[Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import hiredis
@@ -138,7 +139,9 @@ class FakeLink:
         reader = hiredis.Reader()
         reader.feed(request)
         try:
-            return await self.redis.execute_command(*reader.gets())
+            reply = await self.redis.execute_command(*reader.gets())
+            # The client turns a hash into a dictionary.
+            return [*chain(*reply.items())] if isinstance(reply, dict) else reply
         except NoScriptError:
             raise ReplyError("NOSCRIPT") from None
         except RedisError as error:
