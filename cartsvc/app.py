@@ -89,6 +89,7 @@ def store_of(settings: Settings, runner: Runner) -> Store:
         max_lines=settings.max_lines,
         stock_policy=settings.stock_policy,
         hold_ttl_s=settings.hold_ttl_s,
+        sold_out_memory_ms=settings.sold_out_memory_ms,
     )
 
 

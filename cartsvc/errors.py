@@ -9,6 +9,7 @@ CartError
 │   ├── SaleNotStarted     product_id, starts_ms, wait_ms
 │   ├── SaleEnded          product_id, ends_ms
 │   ├── OutOfStock         sku, free, in_cart
+│   │   └── SoldOut        sku, until_ms: nothing is free, and the cart holds none
 │   ├── OrderLimit         product_id, max_units, in_cart
 │   ├── BuyerLimit         product_id, max_units, has
 │   ├── BelowMinimum       product_id, min_units
@@ -42,6 +43,9 @@ from typing import Any, ClassVar
 
 from cartsvc.model import Notice, Shortage
 
+Facts = tuple[tuple[str, Callable[[Any], Any]], ...]
+"""What a reply carries behind its code: names, and what makes values of them."""
+
 
 class CartError(Exception):
     """Base of everything the core raises on purpose.
@@ -49,7 +53,7 @@ class CartError(Exception):
     `notices` is what the cart's owner was not told yet: a refusal is a response too.
     """
 
-    facts: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]] = ()
+    facts: ClassVar[Facts] = ()
     notices: tuple[Notice, ...] = ()
 
     def __init__(self, *values: Any) -> None:
@@ -90,10 +94,22 @@ class InactiveProduct(Refused):
 class OutOfStock(Refused):
     """`free` units are left of the SKU's counter, and the cart already counts on `in_cart`."""
 
-    facts = (("sku", str), ("free", int), ("in_cart", int))
+    facts: ClassVar[Facts] = (("sku", str), ("free", int), ("in_cart", int))
     sku: str
     free: int
     in_cart: int
+
+
+class SoldOut(OutOfStock):
+    """No unit is free, and the cart has none: others hold what there is.
+
+    The first of their holds runs out at `until_ms`; 0 where nobody holds any.
+    """
+
+    facts = (("sku", str), ("until_ms", int))
+    free = 0
+    in_cart = 0
+    until_ms: int
 
 
 class SaleNotStarted(Refused):
@@ -286,6 +302,7 @@ REPLIES: dict[str, type[CartError]] = {
     "UNKNOWN_VARIANT": UnknownVariant,
     "INACTIVE_PRODUCT": InactiveProduct,
     "OUT_OF_STOCK": OutOfStock,
+    "SOLD_OUT": SoldOut,
     "SALE_NOT_STARTED": SaleNotStarted,
     "SALE_ENDED": SaleEnded,
     "ORDER_LIMIT": OrderLimit,

@@ -67,6 +67,12 @@ class Settings:
     hold_ttl_s: int = _setting(
         600, "seconds for which such products are held", at_least=1, at_most=MAX_HOLD_TTL_S
     )
+    sold_out_memory_ms: int = _setting(
+        1_000,
+        "how long a process remembers that all units of a held product are taken; 0: not",
+        at_least=0,
+        at_most=1_000,
+    )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
         0.8,

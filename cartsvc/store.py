@@ -14,7 +14,7 @@ import msgspec
 
 from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
-from cartsvc.errors import CartChanged, HoldsDue, NoCart, OutcomeUnknown
+from cartsvc.errors import CartChanged, HoldsDue, NoCart, OutcomeUnknown, SoldOut
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
@@ -30,6 +30,7 @@ from cartsvc.model import (
 )
 from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner
+from cartsvc.sold_out import SoldOutSkus
 
 RELEASE_LINES = 50
 """Held lines that one script may release: with the next, what bounds how long it blocks Redis."""
@@ -48,7 +49,8 @@ class Store:
     A `line` is named by its SKU or, from `model.line_name`, by its item id. Every method raises the
     `Refused` or `Unavailable` error that its script's reply stands for; `NoCart` where the owner
     has no active cart, `NoLine` where the cart has no such line. What is not asked `by_owner`, or
-    with `authority`, leaves the cart's notices: its owner is still to be told.
+    with `authority`, leaves the cart's notices: its owner is still to be told. For
+    `sold_out_memory_ms` an add is refused without asking where one before it was sold out.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Store:
         max_lines: int,
         stock_policy: str = "check",
         hold_ttl_s: int = 600,
+        sold_out_memory_ms: int = 0,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.runner = runner
@@ -65,6 +68,7 @@ class Store:
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
         self.clock_ms = clock_ms
+        self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
@@ -77,7 +81,13 @@ class Store:
             quantities[name] = quantities[name] + line.quantity if known else line.quantity
         arguments = [len(quantities), *(part for line in quantities.items() for part in line)]
         key = bucket.cart(owner)
-        fields = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
+        sold_out = self.sold_out.of(bucket)
+        self.sold_out.refuse(sold_out, quantities)
+        try:
+            fields = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
+        except SoldOut as error:
+            self.sold_out.remember(sold_out, error)
+            raise
         return cart_of(owner, fields_of(fields))
 
     async def set_quantity(self, bucket: Bucket, owner: Owner, line: str, quantity: int) -> Cart:
@@ -339,6 +349,8 @@ class Store:
     def _once(
         self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Awaitable[Any]:
+        if script != "cart_add":
+            self.sold_out.forget(bucket)
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
         return self.runner.run(script, (*bucket.shared, *keys), (*terms, *arguments))
 

@@ -125,6 +125,8 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
         redis_timeout_s=5,
         database_url=api_database_url,
         jwt_secret=SECRET,
+        # Each test sells the same products anew, on its own terms.
+        sold_out_memory_ms=0,
     )
     process = dev.start("serve", settings, os.environ)
     yield dev.url(settings)

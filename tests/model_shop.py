@@ -28,6 +28,7 @@ from cartsvc.errors import (
     Refused,
     SaleEnded,
     SaleNotStarted,
+    SoldOut,
     StockHeld,
     UnknownProduct,
     UnknownVariant,
@@ -197,10 +198,25 @@ class ModelShop:
         except OutOfStock as refusal:
             # Told as it is, not as the lines before would have made it.
             basket = self.carts.get(owner) or Basket(0, owner, 0, 0)
-            known = self._stock_room(basket, refusal.sku)
-            again = known.refusal if known else refusal
+            again = self._out_of_stock(basket, refusal)
             again.notices = refusal.notices
             raise again from None
+
+    def _out_of_stock(self, basket: Basket, refusal: OutOfStock) -> OutOfStock:
+        room = self._stock_room(basket, refusal.sku)
+        told = room.refusal if room else refusal
+        assert isinstance(told, OutOfStock)
+        policy = self._product(told.sku).rules.stock_policy
+        if policy != "hold" or told.free or told.in_cart:
+            return told
+        counter = self._counter(told.sku)
+        holds = [
+            item.deadline
+            for other in self.carts.values()
+            for item in other.items.values()
+            if item.counter == counter and item.deadline
+        ]
+        return SoldOut(told.sku, min(holds, default=0))
 
     def set_quantity(self, owner: Owner, name: str | int, units: int) -> Cart:
         def change() -> Cart:

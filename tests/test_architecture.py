@@ -17,7 +17,7 @@ RINGS = [
     {"settings", "errors", "model", "money"},
     {"link", "keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
-    {"cart_hash", "adds", "store", "releases", "shelf", "ledger"},
+    {"cart_hash", "adds", "sold_out", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
     {"flush", "archive", "problems", "contract"},
     {"core"},

@@ -59,6 +59,7 @@ ERRORS: list[Exception] = [
     errors.InactiveProduct(LAMP),
     errors.OutOfStock(LAMP, 3, 0),
     errors.OutOfStock(LAMP, 3, 2),
+    errors.SoldOut(LAMP, 1_763_640_000_000),
     errors.SaleNotStarted(LAMP, 1_763_640_000_000, 1_000),
     errors.SaleEnded(LAMP, 1_763_640_000_000),
     errors.OrderLimit(LAMP, 2, 1),

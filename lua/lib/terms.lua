@@ -2,6 +2,7 @@
 -- plan of what the script is going to write, on which the next line of the request is decided.
 --
 -- Refuses  {'OUT_OF_STOCK', sku, free, in_cart}
+--        | {'SOLD_OUT', sku, until}
 --        | {'NO_COUNTER', counter}
 --        | {'INACTIVE_PRODUCT', product_id}
 --        | {'SALE_NOT_STARTED', product_id, starts, wait}
@@ -105,10 +106,20 @@ local function stock_room(cart, line)
   return units_free - counted, { 'OUT_OF_STOCK', line.sku, units_free, counted }
 end
 
+-- When the first hold on the counter runs out, 0 if there is none.
+local function first_deadline(counter)
+  local name = redis.call('ZRANGEBYLEX', holds_by_sku,
+    '[' .. counter .. ' ', '(' .. counter .. '!', 'LIMIT', 0, 1)[1]
+  return name and string.match(name, '^[^ ]+ (%d+)') or 0
+end
+
 -- What there is too little of: as it is, not as earlier lines of the request would have made it.
 local function out_of_stock(cart, line)
   free_of, drawn_of = {}, {}
   local _, reply = stock_room(cart, line)
+  if line.record.policy == 'hold' and reply[3] == 0 and reply[4] == 0 then
+    return { 'SOLD_OUT', line.sku, first_deadline(line.record.counter) }
+  end
   return reply
 end
 
