@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check format load lock clean
+.PHONY: help run test check format load bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,6 +26,9 @@ format: .venv/installed ## Bring the code into its form
 
 load: .venv/installed ## Rehearse a sale with Locust, against a running service or one it starts
 	$(BIN)/python -m loadtests
+
+bench: .venv/installed ## Measure beside the rivals that are installed, on an idle machine (15 min)
+	$(BIN)/python -m loadtests.bench
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \

@@ -1,0 +1,1 @@
+"""The benchmark: cartsvc beside other ways to build the same, under the same load."""
