@@ -1,7 +1,6 @@
 """The command line. What a user can mend is told in one line on stderr, with status 1."""
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -110,9 +109,13 @@ def dev_command() -> None:
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that serve; one for each core it may use.")
+    ] = 1,
+) -> None:
     """Run the API."""
-    process.serve(_settings())
+    process.serve(_settings(), workers)
 
 
 @app.command()
@@ -301,9 +304,7 @@ def _stock(tenant: str | None, change: Callable[[Stock], Coroutine[Any, Any, Rec
 
 def _settings() -> Settings:
     values = settings.read()
-    logging.basicConfig(
-        level=values.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    process.log_to_stderr(values)
     return values
 
 

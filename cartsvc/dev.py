@@ -182,8 +182,8 @@ def url(settings: Settings) -> str:
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
-def start(command: str, settings: Settings, environ: Mapping[str, str]) -> Process:
-    """Start `cartsvc <command>` with `settings`, and wait until it says that it is ready.
+def start(command: str, settings: Settings, environ: Mapping[str, str], *options: str) -> Process:
+    """Start `cartsvc <command> <options>` with `settings`, and wait until it says that it is ready.
 
     Raises:
         DevError: it ended instead, or was not ready in time.
@@ -191,7 +191,7 @@ def start(command: str, settings: Settings, environ: Mapping[str, str]) -> Proce
     values = {variable(name): str(getattr(settings, name)) for name in settings.__slots__}
     with notify.Listener() as listener:
         child = embedded.spawn(
-            [sys.executable, "-m", "cartsvc", command],
+            [sys.executable, "-m", "cartsvc", command, *options],
             env={**environ, **values, notify.VARIABLE: listener.path},
         )
         try:

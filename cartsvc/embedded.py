@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-import psutil
-
 log = logging.getLogger(__name__)
 
 _START_S = 30.0
@@ -152,6 +150,8 @@ class Postgres:
 
     def is_running(self) -> bool:
         """Whether the process that the data names is a server of that data."""
+        import psutil  # Of the extra too.
+
         try:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
             return str(self.data) in psutil.Process(pid).cmdline()

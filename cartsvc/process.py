@@ -6,12 +6,16 @@ import logging
 import os
 import signal
 import socket
+from functools import partial
 
 import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
 
 from cartsvc import notify, scripts
 from cartsvc.app import create_app, store_of
 from cartsvc.backlog import Backlog
+from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
@@ -19,6 +23,9 @@ from cartsvc.settings import SettingError, Settings, variable
 from cartsvc.worker import Worker
 
 log = logging.getLogger(__name__)
+
+_START_S = 30.0
+"""How long a process may take to begin."""
 
 _DRAIN_S = 10
 """How long requests in flight may take to finish once the API is told to stop."""
@@ -39,14 +46,38 @@ class _Server(uvicorn.Server):
             notify.ready()
 
 
-def serve(settings: Settings) -> None:
+class _Servers(Multiprocess):
+    """Processes that take connections from one socket; says that it is ready once all of them do.
+
+    One that dies is started anew.
+    """
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        if all(one.wait_until_ready(_START_S) for one in self.processes):
+            notify.ready()
+
+    def terminate_all(self) -> None:
+        # Or the system would go on taking connections that nobody serves any more.
+        for listening in self.sockets:
+            listening.close()
+        super().terminate_all()
+
+
+def serve(settings: Settings, workers: int = 1) -> None:
     """Run the API until SIGTERM or SIGINT, then finish what is in flight.
 
+    Each of `workers` processes has a link to Redis of its own. With more than one, this process
+    serves nothing itself, but looks after them.
+
     Raises:
-        SettingError: the address can't be used.
+        SettingError: the address can't be used, or nothing by which tokens could be verified.
     """
+    Verifier(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        partial(_application, settings),
+        factory=True,
+        workers=workers,
         loop="uvloop",
         http="httptools",
         access_log=False,
@@ -55,9 +86,25 @@ def serve(settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    _spare_the_collector()
     with listen(settings) as listening:
-        _Server(config).run(sockets=[listening])
+        if workers == 1:
+            _Server(config).run(sockets=[listening])
+        else:
+            _Servers(config, [listening]).run()
+
+
+def _application(settings: Settings) -> Starlette:
+    """What a process that serves begins with."""
+    log_to_stderr(settings)
+    application = create_app(settings)
+    _spare_the_collector()
+    return application
+
+
+def log_to_stderr(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
 
 
 def _spare_the_collector() -> None:

@@ -75,7 +75,8 @@ class Proxy(Peer):
     """Forwards bytes. With `drop_replies` set, the next reply ends its connection instead.
 
     If `drop_only` is set too, the next that has these bytes. With `hang` set replies are thrown
-    away, with `refuse` set new connections are closed at once.
+    away, with `refuse` set new connections are closed at once. Replies wait while `passing` is
+    not set.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Proxy(Peer):
         self.drop_only = b""
         self.hang = False
         self.refuse = False
+        self.passing = asyncio.Event()
+        self.passing.set()
         self.dropped = 0
 
     async def forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -117,6 +120,7 @@ class Proxy(Peer):
                 self.dropped += 1
                 to_client.close()
                 return
+            await self.passing.wait()
             if not self.hang:
                 to_client.write(data)
                 await to_client.drain()

@@ -30,7 +30,7 @@ RINGS = [
 ]
 
 ALLOWED = {
-    "starlette": {"app", "http", "contract", "core", "contracts", "docs"},
+    "starlette": {"app", "http", "contract", "core", "contracts", "docs", "process"},
     "uvicorn": {"process"},
     "redis": {"link", "scripts", "worker", "cli"},
     "asyncpg": {"ledger"},

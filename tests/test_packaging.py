@@ -25,6 +25,16 @@ def test_the_wheel_carries_scripts_queries_and_the_demo(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in shipped if ".dist-info" not in name} == {"cartsvc"}
 
 
+def test_the_service_needs_no_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[\[>]", name)[0] for name in project["dependencies"]}
+    extras = project["optional-dependencies"].values()
+    others = {re.split(r"[\[>]", name)[0].replace("-", "_") for extra in extras for name in extra}
+    blocked = ", ".join(f"{name!r}: None" for name in sorted(others - needed))
+    code = f"import sys; sys.modules.update({{{blocked}}}); import cartsvc.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_lock_pins_every_dependency_and_names_no_host() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
