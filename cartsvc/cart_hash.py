@@ -1,10 +1,11 @@
 """A cart as its hash in Redis tells it; `keys.TABLE` says what the fields are."""
 
+from functools import lru_cache
 from operator import attrgetter
 
 import msgspec
 
-from cartsvc.model import Cart, Line, Owner
+from cartsvc.model import Cart, Line, Owner, split_sku
 from cartsvc.scripts import notices
 
 
@@ -26,7 +27,7 @@ _COLON = ord(":")
 _SAVED = ord("s")
 _QUANTITIES = b"qs"
 
-_at_addition = msgspec.json.Decoder(_AtAddition).decode
+_at_addition = msgspec.json.Decoder(list[_AtAddition]).decode
 
 
 def facts_of(line: Line) -> str:
@@ -67,22 +68,20 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
 
 
 def _lines(fields: dict[bytes, bytes]) -> list[Line]:
-    # One loop without a call a line: a cart of fifty is read as often as its shopper looks at it.
+    names = [name for name in fields if name[1] == _COLON and name[0] in _QUANTITIES]
+    of_skus = [_of_sku(name[1:]) for name in names]
+    # Decoded in one call: a cart of fifty is read as often as its shopper looks at it.
+    added = _at_addition(b"[%b]" % b",".join([fields[facts] for _, _, facts, _, _ in of_skus]))
     lines = []
-    get = fields.get
-    for name, quantity in fields.items():
-        if name[1] != _COLON or name[0] not in _QUANTITIES:
-            continue
-        of_sku = name[1:]
-        fixed = _at_addition(fields[b"l" + of_sku])
-        held = get(b"h" + of_sku)
-        updated = get(b"u" + of_sku)
-        product_id, slash, variant_id = name[2:].decode().partition("/")
+    for name, of_sku, fixed in zip(names, of_skus, added, strict=True):
+        product_id, variant_id, _, hold, update = of_sku
+        held = fields.get(hold)
+        updated = fields.get(update)
         line = Line(
             number=fixed.line,
             product_id=product_id,
-            variant_id=variant_id if slash else None,
-            quantity=int(quantity),
+            variant_id=variant_id,
+            quantity=int(fields[name]),
             price_minor=fixed.price,
             name=fixed.name,
             variant_name=fixed.variant,
@@ -95,3 +94,12 @@ def _lines(fields: dict[bytes, bytes]) -> list[Line]:
         )
         lines.append(line)
     return lines
+
+
+# A sale has few SKUs, and many carts.
+@lru_cache(maxsize=16_384)
+def _of_sku(suffix: bytes) -> tuple[str, str | None, bytes, bytes, bytes]:
+    """What `:<sku>` names: product, variant, and the fields of what was fixed, the hold and the
+    last change."""
+    product_id, variant_id = split_sku(suffix[1:].decode())
+    return product_id, variant_id, b"l" + suffix, b"h" + suffix, b"u" + suffix

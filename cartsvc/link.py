@@ -26,7 +26,7 @@ from cartsvc.errors import Busy, OutcomeUnknown
 
 ReplyError = hiredis.ReplyError
 
-pack: Callable[[tuple[str | int, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+pack: Callable[[tuple[str | bytes | int, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 """A command as it is sent."""
 
 BACKOFF_S = (0.02, 0.25)

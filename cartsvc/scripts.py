@@ -140,11 +140,22 @@ class Runner:
 
         Raises as `run` does.
         """
+        fields: list[bytes] = await self._ask("HGETALL", key)
+        return fields
+
+    async def values(self, key: str, fields: Sequence[bytes]) -> list[bytes | None]:
+        """What these fields of a hash hold; None where there is no such key or field.
+
+        Raises as `run` does.
+        """
+        values: list[bytes | None] = await self._ask("HMGET", key, *fields)
+        return values
+
+    async def _ask(self, *command: str | bytes) -> Any:
         try:
-            fields: list[bytes] = await self.link.send(pack(("HGETALL", key)))
+            return await self.link.send(pack(command))
         except ReplyError as error:
             raise OutcomeUnknown(str(error)) from error
-        return fields
 
     async def run_many(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]

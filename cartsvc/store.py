@@ -28,6 +28,7 @@ from cartsvc.model import (
     line_name,
     sku,
 )
+from cartsvc.recent import STATE, RecentCarts, is_same
 from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner
 from cartsvc.sold_out import SoldOutSkus
@@ -68,6 +69,7 @@ class Store:
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
         self.clock_ms = clock_ms
+        self.recent = RecentCarts()
         self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
@@ -88,7 +90,9 @@ class Store:
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
-        return cart_of(owner, fields_of(fields))
+        cart = cart_of(owner, fields_of(fields))
+        self.recent.remember(key, cart)
+        return cart
 
     async def set_quantity(self, bucket: Bucket, owner: Owner, line: str, quantity: int) -> Cart:
         """Give a line another quantity, at least 1. Fewer is never refused for lack of stock."""
@@ -162,10 +166,21 @@ class Store:
 
         Only what there is to do, tell or refuse takes a script; that is three times as dear.
         """
-        fields = fields_of(await self.runner.hash(bucket.cart(owner)))
+        key = bucket.cart(owner)
+        seen = self.recent.get(key)
+        if seen is not None and await self._is_as_seen(key, seen):
+            return seen
+        fields = fields_of(await self.runner.hash(key))
         if not _can_be_shown(fields, self.clock_ms()):
             fields = await self._read(bucket, owner)
-        return cart_of(owner, fields)
+        cart = cart_of(owner, fields)
+        self.recent.remember(key, cart)
+        return cart
+
+    async def _is_as_seen(self, key: str, cart: Cart) -> bool:
+        values = zip(STATE, await self.runner.values(key, STATE), strict=True)
+        state = {field: value for field, value in values if value is not None}
+        return is_same(cart, state) and _can_be_shown(state, self.clock_ms())
 
     async def _read(self, bucket: Bucket, owner: Owner) -> dict[bytes, bytes]:
         keys = [bucket.cart(owner), bucket.seq]

@@ -44,6 +44,7 @@ from cartsvc.model import (
     sku,
     split_sku,
 )
+from cartsvc.recent import RecentCarts
 from cartsvc.scripts import Runner
 from tests.model_shop import ModelShop
 from tests.shop import LAMP, MUG, FakeRunner, Mutant, Shop
@@ -110,6 +111,8 @@ class Carts(RuleBasedStateMachine):
         self.shop = Shop(runner, max_lines=MAX_LINES)
         self.bucket = self.shop.bucket
         self.store = self.shop.store
+        # Small as they are here: what is remembered must never be told when it is not so.
+        self.store.recent = RecentCarts(large=0)
         self.model = ModelShop(self.shop.clock.ms, max_lines=MAX_LINES, hold_ttl_s=HOLD_TTL_S)
         self.cooled: dict[int, Cart] = {}
         self.loop.run(self.shop.redis.flushall())
