@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from loadtests.bench import bare, cpu, marks, populate, report, rounds, sample, shoppers, wrk
+from loadtests.bench import (
+    bare,
+    cpu,
+    marks,
+    populate,
+    report,
+    rounds,
+    sample,
+    shoppers,
+    without,
+    wrk,
+)
 from loadtests.bench.sample import Effort, Sample, Usage
 from loadtests.bench.site import PRODUCTS
 from loadtests.bench.wrk import Run
@@ -360,3 +371,10 @@ def test_only_what_keeps_carts_in_postgresql_has_its_cpu_counted() -> None:
     results["redis-py"]["database_us"]["median"] = 3
     assert report.cpu_parts(results["redis-py"]) == {"app": 100, "Redis": 90, "PostgreSQL": 0}
     assert report.cpu_parts(results["postgresql"])["PostgreSQL"] == 300
+
+
+@pytest.mark.parametrize("part", without.PARTS)
+def test_what_is_taken_away_is_there(part: str) -> None:
+    # In a process of its own, which it changes.
+    code = f"from loadtests.bench import without; without.PARTS[{part!r}][1]()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -49,7 +49,7 @@ class SetItem(msgspec.Struct, frozen=True):
     quantity: Quantity
 
 
-class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """`held_until` is there while the units are the shopper's own."""
 
     product_id: str
@@ -192,12 +192,12 @@ def _view(cart: Cart) -> CartView:
     return CartView(
         items=[
             Item(
-                product_id=line.product_id,
-                product_name=line.name,
-                price=money.number(line.price_minor),
-                quantity=line.quantity,
-                subtotal=money.number(line.subtotal_minor),
-                held_until=http.timestamp(line.held_until_ms) if line.held_until_ms else None,
+                line.product_id,
+                line.name,
+                money.number(line.price_minor),
+                line.quantity,
+                money.number(line.quantity * line.price_minor),
+                http.timestamp(line.held_until_ms) if line.held_until_ms else None,
             )
             for line in cart.in_order
         ],

@@ -31,7 +31,7 @@ from cartsvc.model import Owner
 from cartsvc.settings import Settings, variable
 from cartsvc.store import now_ms
 from loadtests.bench import site as sites
-from loadtests.bench import wrk
+from loadtests.bench import without, wrk
 from loadtests.bench.rivals import postgresql
 from loadtests.bench.site import SOLD_OUT, Site
 
@@ -140,17 +140,26 @@ def _answers(request: urllib.request.Request) -> bool:
         return False
 
 
-def _cartsvc(site: Site, port: int) -> Command:
-    values = {
-        "port": str(port),
-        "redis_url": site.redis_url,
-        "database_url": site.database_url,
-        "tenant": "cartsvc",
-        "jwt_secret": "for a benchmark, which uses no tokens",
-        "log_level": "WARNING",
-    }
-    environment = {variable(name): value for name, value in values.items()}
-    return [sys.executable, "-m", "cartsvc", "serve"], environment
+def _cartsvc(name: str, module: str, *arguments: str) -> Callable[[Site, int], Command]:
+    def command(site: Site, port: int) -> Command:
+        values = {
+            "port": str(port),
+            "redis_url": site.redis_url,
+            "database_url": site.database_url,
+            "tenant": name,
+            "jwt_secret": "for a benchmark, which uses no tokens",
+            "log_level": "WARNING",
+        }
+        environment = {variable(name): value for name, value in values.items()}
+        environment["PYTHONPATH"] = str(ROOT)
+        return [sys.executable, "-m", module, *arguments], environment
+
+    return command
+
+
+def _without(part: str) -> Contender:
+    name, (title, _) = f"without-{part}", without.PARTS[part]
+    return Contender(name, title, _cartsvc(name, "loadtests.bench.without", part))
 
 
 def _starlette(name: str, module: str) -> Callable[[Site, int], Command]:
@@ -302,7 +311,7 @@ def _webdis_add(_: Site, session_id: str, product_id: str) -> wrk.Request:
 
 
 ALL = [
-    Contender("cartsvc", "cartsvc", _cartsvc),
+    Contender("cartsvc", "cartsvc", _cartsvc("cartsvc", "cartsvc", "serve")),
     Contender("redis-py", "Starlette + redis-py", _starlette("redis-py", "redis_py")),
     Contender("json-blob", "Starlette, cart as a JSON blob", _starlette("json-blob", "json_blob")),
     Contender(
@@ -320,4 +329,5 @@ ALL = [
         _webdis_add,
         speaks_contract=False,
     ),
+    *(_without(part) for part in without.PARTS),
 ]
