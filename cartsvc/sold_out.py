@@ -12,7 +12,8 @@ from cartsvc.errors import SoldOut
 from cartsvc.keys import Bucket
 
 _MOST = 10_000
-"""SKUs that are remembered of a bucket."""
+"""SKUs that are remembered of a bucket, and buckets, which may be no more than names that somebody
+made up; past it, what is known is dropped."""
 
 
 class SoldOutSkus:
@@ -25,7 +26,13 @@ class SoldOutSkus:
 
     def of(self, bucket: Bucket) -> dict[str, int]:
         """What is known of a bucket now, SKU -> until when (ms): for `refuse`, and `remember`."""
-        return self._buckets.setdefault((bucket.tenant, bucket.number), {})
+        place = (bucket.tenant, bucket.number)
+        known = self._buckets.get(place)
+        if known is None:
+            if len(self._buckets) >= _MOST:
+                self._buckets.clear()
+            known = self._buckets[place] = {}
+        return known
 
     def refuse(self, known: dict[str, int], skus: Iterable[str]) -> None:
         """Raise SoldOut if one of the SKUs is known to be."""

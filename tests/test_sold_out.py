@@ -6,6 +6,7 @@ import pytest
 
 from cartsvc.app import store_of
 from cartsvc.errors import OutOfStock, SoldOut
+from cartsvc.keys import Bucket
 from cartsvc.model import LineRequest, Owner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
@@ -115,6 +116,21 @@ async def test_another_bucket_is_another_matter(sale: Shop) -> None:
     assert sale.store.sold_out.of(other) == {}
     sale.store.sold_out.forget(other)
     assert not await is_asked(sale)
+
+
+async def test_it_has_an_end(sale: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tenants and SKUs are what requests name."""
+    monkeypatch.setattr("cartsvc.sold_out._MOST", 3)
+    memory = sale.store.sold_out
+    for name in "abcdefgh":
+        memory.remember(memory.of(Bucket("acme")), SoldOut(name, 0))
+        memory.of(Bucket(name))
+    assert len(memory._buckets) <= 3
+    memory.remember(memory.of(sale.bucket), SoldOut(LAMP, 0))
+    for name in "abc":
+        memory.remember(memory.of(sale.bucket), SoldOut(name, 0))
+    assert len(memory.of(sale.bucket)) <= 3
+    assert await is_asked(sale)
 
 
 async def test_without_a_memory_it_asks_each_time(sale: Shop) -> None:

@@ -7,6 +7,7 @@ answer with the same cart.
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -148,6 +149,10 @@ _PARAMETERS = (
 Change = Callable[[Bucket, Owner], Awaitable[Cart | None]]
 
 
+# The names of its keys are the same for every request.
+_bucket = lru_cache(maxsize=1_024)(Bucket)
+
+
 class Shopper(NamedTuple):
     """Who asks: `guest` is the session's owner, and the cart's too unless there is a customer."""
 
@@ -166,7 +171,7 @@ class _Tenant:
         tenant = http.header(scope, HEADER) or ""
         if not re.fullmatch(TENANT_PATTERN, tenant):
             raise Invalid(HEADER, _TENANT_MUST)
-        bucket = Bucket(tenant)
+        bucket = _bucket(tenant)
         guest = identity.session(http.header(scope, "x-session-id"))
         if identity.bearer(scope["headers"]) is None:
             return Shopper(bucket, guest, guest)
