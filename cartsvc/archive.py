@@ -247,8 +247,8 @@ class Archive:
             await flush.these(self.backlog, self.ledger, bucket, [bucket.cart(owner)])
             return
         # Counted beforehand: carts that change all the time must not keep it going.
-        for _ in range(-(-await self.backlog.dirty_count(bucket) // _BATCH)):
-            await flush.carts(self.backlog, self.ledger, bucket, _BATCH, wait=True)
+        batches = -(-await self.backlog.dirty_count(bucket) // _BATCH)
+        await flush.carts(self.backlog, self.ledger, bucket, _BATCH, batches=batches, wait=True)
 
     async def _record(self, bucket: Bucket, cart_id: int) -> None:
         """See that PostgreSQL has the cart as Redis has it."""

@@ -1,11 +1,11 @@
 """What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cartsvc.cart_hash import cart_of
+from cartsvc.cart_hash import cart_of, fields_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, PriceChange
 from cartsvc.scripts import Argument, Runner
@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 GONE = ("", "")
 """Id and version of a cart that is not there."""
+
+_AT_ONCE = 100
+"""Carts that Redis is asked for, or told of, at once: it answers nobody else meanwhile."""
 
 START = "0-0"
 """The offset before a stream's first entry."""
@@ -30,6 +33,9 @@ class DirtyCarts:
     read_ms: int
     carts: list[Cart]
     seen: dict[str, tuple[Argument, Argument]]
+
+
+NO_CARTS = DirtyCarts(0, [], {})
 
 
 class Backlog:
@@ -49,10 +55,13 @@ class Backlog:
     async def dirty_count(self, bucket: Bucket) -> int:
         return int(await self.redis.zcard(bucket.dirty))
 
-    async def dirty_carts(self, bucket: Bucket, limit: int) -> DirtyCarts:
-        """The carts that have been dirty for longest, at most `limit`."""
-        marked: Any = await self.redis.zrange(bucket.dirty, 0, limit - 1)
-        keys = [key.decode() for key in marked]
+    async def dirty_carts(
+        self, bucket: Bucket, limit: int, *, besides: Collection[str] = ()
+    ) -> DirtyCarts:
+        """The carts that have been dirty for longest, at most `limit`, besides some (keys)."""
+        last = limit + len(besides) - 1
+        marked: Any = await self.redis.zrange(bucket.dirty, 0, last)
+        keys = [key for key in map(bytes.decode, marked) if key not in besides][:limit]
         found = await self.carts(bucket, keys)
         for key in keys:
             if found.seen.get(key) == GONE:
@@ -67,12 +76,10 @@ class Backlog:
     async def carts(self, bucket: Bucket, keys: Sequence[str]) -> DirtyCarts:
         """The carts at these keys."""
         read_ms = now_ms()
-        pipeline = self.redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.hgetall(key)
         carts: list[Cart] = []
         seen: dict[str, tuple[Argument, Argument]] = {}
-        for key, fields in zip(keys, await pipeline.execute(), strict=True):
+        async for key, flat in self._hashes(keys):
+            fields = fields_of(flat)
             if not fields:
                 seen[key] = GONE
                 continue
@@ -91,9 +98,15 @@ class Backlog:
 
         Those of them that are closed leave Redis.
         """
-        keys = [bucket.dirty, bucket.carts, *dirty.seen]
-        written = [part for seen in dirty.seen.values() for part in seen]
-        await self.runner.run("cart_flushed", keys, [dirty.read_ms, *written])
+        for keys in _slices(list(dirty.seen)):
+            versions = [part for key in keys for part in dirty.seen[key]]
+            shared = [bucket.dirty, bucket.carts]
+            await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *versions])
+
+    async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
+        for some in _slices(keys):
+            for found in zip(some, await self.runner.hashes(some), strict=True):
+                yield found
 
     async def price_changes(
         self, bucket: Bucket, after: str, limit: int
@@ -108,6 +121,10 @@ class Backlog:
         milliseconds, _, sequence = offset.partition("-")
         first_kept = f"{milliseconds}-{int(sequence) + 1}"
         await self.redis.xtrim(bucket.prices, minid=first_kept, approximate=False)
+
+
+def _slices(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))
 
 
 def _price_change(fields: dict[bytes, bytes]) -> PriceChange:

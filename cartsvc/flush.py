@@ -1,34 +1,78 @@
-"""The flush: one batch of a bucket's carts, or of its price changes, into PostgreSQL.
+"""The flush: a bucket's carts, and its price changes, into PostgreSQL, a batch a transaction.
 
-In both the order is: read, write, commit, and only then take it off the backlog. A crash in
+For each batch the order is: read, write, commit, and only then take it off the backlog. A crash in
 between repeats work that changes nothing the second time.
 """
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
-from cartsvc.backlog import START, Backlog, DirtyCarts
+from cartsvc.backlog import NO_CARTS, START, Backlog, DirtyCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart
 
+T = TypeVar("T")
+
 
 async def carts(
-    backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int, *, wait: bool = False
+    backlog: Backlog,
+    ledger: Ledger,
+    bucket: Bucket,
+    limit: int,
+    *,
+    batches: int = 1,
+    wait: bool = False,
 ) -> int:
-    """Write the carts that have been dirty for longest; returns how many rows were behind.
+    """Write the carts that have been dirty for longest, in batches of at most `limit`; returns how
+    many rows were behind.
 
-    Leaves it to another flush of the bucket if there is one, or waits for that with `wait`.
+    Leaves them to another flush of the bucket if there is one, or waits for that with `wait`.
     """
+    rows = 0
+    written, batch = NO_CARTS, await backlog.dirty_carts(bucket, limit)
+    for left in reversed(range(batches)):
+        if not batch.seen:
+            break
+        turn = _turn(backlog, bucket, written, batch, limit if left else 0)
+        async with _beside(turn) as turning:
+            behind = await _write(ledger, bucket, batch, wait=wait)
+            ahead = await turning
+        if behind is None:
+            return rows
+        # Cleared from here on: before the commit, a crash would leave a change that nobody writes.
+        rows += behind
+        written, batch = batch, ahead
+    await backlog.flushed(bucket, written)
+    return rows
+
+
+async def _write(ledger: Ledger, bucket: Bucket, batch: DirtyCarts, *, wait: bool) -> int | None:
+    """Write a batch; returns how many rows were behind, None if it was left to another flush."""
     async with ledger.flush(bucket, wait=wait) as flush:
-        if flush is None:
-            return 0
-        dirty = await backlog.dirty_carts(bucket, limit)
-        if not dirty.seen:
-            return 0
-        written = await flush.write_carts(dirty.carts)
-    # After the commit: cleared before it, a crash would leave a change that nobody writes.
-    await backlog.flushed(bucket, dirty)
-    return written
+        return None if flush is None else await flush.write_carts(batch.carts)
+
+
+async def _turn(
+    backlog: Backlog, bucket: Bucket, written: DirtyCarts, batch: DirtyCarts, limit: int
+) -> DirtyCarts:
+    """What Redis does while PostgreSQL writes `batch`: the one before, which is `written`, leaves
+    the backlog, and the one behind is read, at most `limit` carts, if any."""
+    await backlog.flushed(bucket, written)
+    return await backlog.dirty_carts(bucket, limit, besides=batch.seen) if limit else NO_CARTS
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Work that goes on beside the context, and not beyond it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def these(backlog: Backlog, ledger: Ledger, bucket: Bucket, keys: Sequence[str]) -> None:

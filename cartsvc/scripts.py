@@ -1,8 +1,9 @@
 """The Lua scripts: loaded from `lua/`, called by name, their reply codes turned into errors."""
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -154,6 +155,13 @@ class Runner:
     async def _ask(self, *command: str | bytes) -> Any:
         try:
             return await self.link.send(pack(command))
+        except ReplyError as error:
+            raise OutcomeUnknown(str(error)) from error
+
+    async def hashes(self, keys: Iterable[str]) -> list[list[bytes]]:
+        """As `hash`, of many that are asked for at once."""
+        try:
+            return await asyncio.gather(*[self.link.send(pack(("HGETALL", key))) for key in keys])
         except ReplyError as error:
             raise OutcomeUnknown(str(error)) from error
 

@@ -65,9 +65,8 @@ class Worker:
     async def _bucket(self, bucket: Bucket) -> Pass:
         # Counted beforehand: a cart that changes all the time must not keep the pass going.
         batches = -(-await self.backlog.dirty_count(bucket) // self.batch)
-        carts = price_changes = 0
-        for _ in range(batches):
-            carts += await flush.carts(self.backlog, self.ledger, bucket, self.batch)
+        carts = await flush.carts(self.backlog, self.ledger, bucket, self.batch, batches=batches)
+        price_changes = 0
         while written := await flush.prices(self.backlog, self.ledger, bucket, self.batch):
             price_changes += written
             if written < self.batch:

@@ -5,12 +5,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cartsvc import flush as flush_module
 from cartsvc.backlog import Backlog, DirtyCarts
-from cartsvc.errors import NoCart
+from cartsvc.errors import NoCart, OutcomeUnknown
 from cartsvc.ledger import Flush, Ledger
 from cartsvc.model import ClosedStatus, LineRequest, Owner
+from cartsvc.scripts import Runner
 from tests.shop import ANN, LAMP, MUG, Shop
 
 ITEMS = "SELECT * FROM cart_items ORDER BY cart_id, id"
@@ -136,7 +138,7 @@ async def test_nothing_is_cleared_that_is_not_committed(
     await change_price(open_shop, "24.50")
     await ledger.pool.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
-        AS $$ BEGIN RAISE EXCEPTION 'no commit'; END $$;
+        AS $$ BEGIN PERFORM pg_sleep(0.1); RAISE EXCEPTION 'no commit'; END $$;
         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON carts
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON price_history
@@ -213,6 +215,7 @@ async def test_a_bucket_is_flushed_by_one_worker_at_a_time(
         assert first is not None
         assert await carts(flush, open_shop, ledger) == 0
         assert await prices(flush, open_shop, ledger) == 0
+        assert await open_shop.redis.zcard("dirty:{default:0}") == 1
     assert await carts(flush, open_shop, ledger) == 1
 
 
@@ -268,6 +271,169 @@ async def test_the_longest_dirty_are_written_first(
         open_shop.clock.ms += 1
     assert await carts(flush, open_shop, ledger, limit=2) == 2
     assert [row["owner_id"] for row in await rows(ledger, CARTS)] == ["first", "second"]
+
+
+async def fill(shop: Shop, number: int) -> None:
+    """Carts of so many sessions, the first the longest dirty."""
+    for session in range(number):
+        await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", f"s{session}"))
+        shop.clock.ms += 1
+
+
+async def test_each_batch_is_of_other_carts(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await fill(open_shop, 7)
+    backlog = Backlog(open_shop.runner)
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == 6
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 1
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == 1
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+    assert len(await rows(ledger, CARTS)) == 7
+
+
+async def test_a_batch_is_read_while_another_is_written(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(open_shop, 4)
+    readings = 0
+    both_read = asyncio.Event()
+    read, write = Backlog.dirty_carts, Flush.write_carts
+
+    async def counted(*arguments: Any, **named: Any) -> DirtyCarts:
+        nonlocal readings
+        found = await read(*arguments, **named)
+        readings += 1
+        if readings == 2:
+            both_read.set()
+        return found
+
+    async def held_up(*arguments: Any) -> int:
+        await both_read.wait()
+        return await write(*arguments)
+
+    monkeypatch.setattr(Backlog, "dirty_carts", counted)
+    monkeypatch.setattr(Flush, "write_carts", held_up)
+    backlog = Backlog(open_shop.runner)
+    async with asyncio.timeout(5):
+        assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 4
+    # None is read that is not going to be written.
+    assert readings == 2
+
+
+async def test_a_batch_that_fails_ends_what_goes_on_beside_it(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(open_shop, 4)
+    read, reading = Backlog.dirty_carts, asyncio.Event()
+
+    async def hangs(*arguments: Any, besides: Any = ()) -> DirtyCarts:
+        if besides:
+            reading.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)  # A client takes a moment to let go.
+        return await read(*arguments)
+
+    async def fails(*_: object) -> int:
+        await reading.wait()
+        raise NoCommit
+
+    backlog = Backlog(open_shop.runner)
+    others = asyncio.all_tasks()
+    with monkeypatch.context() as failing:
+        failing.setattr(Backlog, "dirty_carts", hangs)
+        failing.setattr(Flush, "write_carts", fails)
+        work = flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2)
+        flushing = asyncio.create_task(work)
+        await asyncio.wait([flushing], timeout=2)
+        left = asyncio.all_tasks() - others
+        for task in left:
+            task.cancel()
+        assert not left
+        assert isinstance(flushing.exception(), NoCommit)
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 4
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 4
+
+
+async def test_a_reading_that_fails_loses_nothing(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(open_shop, 4)
+    read = Backlog.dirty_carts
+
+    async def fails(*arguments: Any, besides: Any = ()) -> DirtyCarts:
+        if besides:
+            raise OutcomeUnknown("Redis is away")
+        return await read(*arguments)
+
+    backlog = Backlog(open_shop.runner)
+    with monkeypatch.context() as failing:
+        failing.setattr(Backlog, "dirty_carts", fails)
+        with pytest.raises(OutcomeUnknown):
+            await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2)
+    # Written, but not known to be: that is done once more.
+    assert len(await rows(ledger, CARTS)) == 2
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 4
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 2
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+
+
+async def test_redis_is_not_held_up_by_a_large_batch(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(open_shop, 7)
+    run, told = Runner.run, []
+
+    async def noted(runner: Runner, name: str, keys: Any, arguments: Any) -> Any:
+        told.append(len(keys) - 2)
+        return await run(runner, name, keys, arguments)
+
+    monkeypatch.setattr(Runner, "run", noted)
+    monkeypatch.setattr("cartsvc.backlog._AT_ONCE", 3)
+    assert await carts(flush, open_shop, ledger) == 7
+    assert told == [3, 3, 1]
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 0
+    assert len(await rows(ledger, CARTS)) == 7
+
+
+async def test_a_line_that_did_not_change_is_left_alone(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    await open_shop.add_lines(LineRequest(LAMP, 1), LineRequest(MUG, 1))
+    await carts(flush, open_shop, ledger)
+    places = "SELECT ctid FROM cart_items ORDER BY id"
+    lamp, mug = await rows(ledger, places)
+    await open_shop.add(1, MUG)
+    await carts(flush, open_shop, ledger)
+    assert (await rows(ledger, places))[0] == lamp
+    assert (await rows(ledger, places))[1] != mug
+
+
+async def test_whatever_changes_of_a_line_is_written(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger
+) -> None:
+    cart = await open_shop.add(1)
+    await carts(flush, open_shop, ledger)
+    changes: list[dict[str, Any]] = [
+        {"quantity": 2},
+        {"price_minor": 1},
+        {"saved": True},
+        {"held_until_ms": cart.updated_ms + 1},
+        {"held_until_ms": None},
+        {"updated_ms": cart.updated_ms + 1},
+        {"name": 'A "lamp", {or} \\two'},
+        {"images": ()},
+        {"images": ("https://a.example/{1},2.jpg", 'https://b.example/"\\.jpg')},
+        {"fixed_price": True},
+    ]
+    for change in changes:
+        [line] = cart.lines
+        cart = replace(cart, version=cart.version + 1, lines=[replace(line, **change)])
+        async with ledger.write(open_shop.bucket) as writing:
+            assert await writing.write_carts([cart]) == 1
+        assert await ledger.cart("default", cart.id) == cart, change
 
 
 async def test_a_cart_comes_back_as_it_was_flushed(

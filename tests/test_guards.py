@@ -51,6 +51,30 @@ QUERIES: list[tuple[str, str, str, Case]] = [
         flushing.test_lines_that_left_the_cart_leave_the_table,
     ),
     (
+        "upsert_lines",
+        "WHERE (cart_items.quantity",
+        "WHERE true OR (cart_items.quantity",
+        flushing.test_a_line_that_did_not_change_is_left_alone,
+    ),
+    *(
+        (
+            "upsert_lines",
+            f"cart_items.{column}",
+            f"excluded.{column}",
+            flushing.test_whatever_changes_of_a_line_is_written,
+        )
+        for column in (
+            "quantity",
+            "price_minor",
+            "saved",
+            "held_until",
+            "updated_at",
+            "name",
+            "images",
+            "fixed_price",
+        )
+    ),
+    (
         "claim_bucket",
         "pg_try_advisory_xact_lock",
         "0 <> ",
@@ -114,10 +138,9 @@ async def test_guard_of_the_dirty_mark(open_shop: Shop, ledger: Ledger) -> None:
 
 MODULES: list[tuple[str, str, Case]] = [
     (
-        # Cleared inside the transaction: before its commit.
-        "    # After the commit: cleared before it, a crash would leave a change that nobody "
-        "writes.\n    await backlog.flushed",
-        "        await backlog.flushed",
+        # Cleared while it is written: before its commit.
+        "_turn(backlog, bucket, written, batch",
+        "_turn(backlog, bucket, batch, batch",
         flushing.test_nothing_is_cleared_that_is_not_committed,
     ),
     (
@@ -125,14 +148,54 @@ MODULES: list[tuple[str, str, Case]] = [
         "        await backlog.trim_prices(bucket, last)",
         flushing.test_nothing_is_cleared_that_is_not_committed,
     ),
+    (
+        "besides=batch.seen",
+        "besides=()",
+        flushing.test_each_batch_is_of_other_carts,
+    ),
+    (
+        # What another flush was writing is taken for written.
+        "if behind is None:\n            return rows",
+        "behind = behind or 0",
+        flushing.test_a_bucket_is_flushed_by_one_worker_at_a_time,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "case"), MODULES, ids=["carts", "prices"])
+@pytest.mark.parametrize(
+    ("old", "new", "case"), MODULES, ids=["carts", "prices", "besides", "refused"]
+)
 async def test_guards_of_the_order_of_a_flush(
     open_shop: Shop, ledger: Ledger, old: str, new: str, case: Case
 ) -> None:
     await turns_red(case(mutant(flush, old, new), open_shop, ledger))
+
+
+BESIDE: list[tuple[str, str, Case]] = [
+    ("limit if left else 0", "limit", flushing.test_a_batch_is_read_while_another_is_written),
+    (
+        "        task.cancel()\n",
+        "",
+        flushing.test_a_batch_that_fails_ends_what_goes_on_beside_it,
+    ),
+    (
+        "        await asyncio.gather(task, return_exceptions=True)",
+        "",
+        flushing.test_a_batch_that_fails_ends_what_goes_on_beside_it,
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "case"), BESIDE, ids=["end", "cancelled", "awaited"])
+async def test_guards_of_what_goes_on_beside_a_write(
+    open_shop: Shop,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    old: str,
+    new: str,
+    case: Case,
+) -> None:
+    await turns_red(case(mutant(flush, old, new), open_shop, ledger, monkeypatch))
 
 
 async def test_guard_of_lost_replies_of_bulk_work(shop: Shop, valkey: Valkey) -> None:

@@ -31,7 +31,7 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, 
 INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at,
                    last_line)
 SELECT $1, id, owner_kind, owner_id, status, version,
-       to_timestamp(created_ms / 1000.0), to_timestamp(updated_ms / 1000.0), last_line
+       to_timestamp(created_ms::float8 / 1000), to_timestamp(updated_ms::float8 / 1000), last_line
 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
             $8::bigint[], $9::integer[])
      AS row (id, owner_kind, owner_id, status, version, created_ms, updated_ms, last_line)
@@ -123,27 +123,34 @@ ORDER BY cart_version DESC;
 -- Remove the lines that written carts no longer have.
 -- $1 tenant, $2 ids of the carts, $3 ids of all lines that they have now
 DELETE FROM cart_items
-WHERE tenant = $1 AND cart_id = ANY ($2::bigint[]) AND id <> ALL ($3::bigint[]);
+WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])
+      AND id NOT IN (SELECT unnest($3::bigint[]));
 
 -- name: upsert_lines
--- Write the lines of written carts.
--- $1 tenant, then one array a column: $2 cart_id, $3 id, $4 product_id, $5 variant_id, $6 quantity,
--- $7 price_minor, $8 name, $9 variant_name, $10 images as JSON arrays, $11 added ms,
--- $12 updated ms, $13 saved, $14 held_until ms, $15 fixed_price
+-- Write the lines of written carts; one that is there as it is now is left alone.
+-- $1 tenant, then in the same order $2 ids of their carts, $3 their ids, $4 the lines as JSON
 INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
                         variant_name, images, added_at, updated_at, saved, held_until, fixed_price)
-SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-       ARRAY(SELECT jsonb_array_elements_text(images::jsonb)), to_timestamp(added_ms / 1000.0),
-       to_timestamp(updated_ms / 1000.0), saved, to_timestamp(held_until_ms / 1000.0), fixed_price
-FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::integer[], $7::bigint[],
-            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::boolean[],
-            $14::bigint[], $15::boolean[])
+SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name, images,
+       to_timestamp(added_ms::float8 / 1000), to_timestamp(updated_ms::float8 / 1000), saved,
+       to_timestamp(held_until_ms::float8 / 1000), fixed_price
+FROM ROWS FROM (
+         unnest($2::bigint[], $3::bigint[]),
+         json_to_recordset($4::json) AS (
+             product_id text, variant_id text, quantity integer, price_minor bigint, name text,
+             variant_name text, images text[], added_ms bigint, updated_ms bigint, saved boolean,
+             held_until_ms bigint, fixed_price boolean))
      AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
              images, added_ms, updated_ms, saved, held_until_ms, fixed_price)
 ON CONFLICT (tenant, cart_id, id) DO UPDATE
 SET quantity = excluded.quantity, price_minor = excluded.price_minor, saved = excluded.saved,
     held_until = excluded.held_until, updated_at = excluded.updated_at, name = excluded.name,
-    images = excluded.images, fixed_price = excluded.fixed_price;
+    images = excluded.images, fixed_price = excluded.fixed_price
+WHERE (cart_items.quantity, cart_items.price_minor, cart_items.saved, cart_items.held_until,
+       cart_items.updated_at, cart_items.name, cart_items.images, cart_items.fixed_price)
+      IS DISTINCT FROM
+      (excluded.quantity, excluded.price_minor, excluded.saved, excluded.held_until,
+       excluded.updated_at, excluded.name, excluded.images, excluded.fixed_price);
 
 -- name: prices_offset
 -- How far the bucket's price stream has been written; locks the row until the transaction ends.
