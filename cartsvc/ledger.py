@@ -300,12 +300,14 @@ class Flush:
         ]
         written = await self._connection.fetch(_q("upsert_carts"), tenant, *_columns(rows, 8))
         ids = {row["id"] for row in written}
+        known = [row["id"] for row in written if not row["is_new"]]
         lines = [(cart.id, line) for cart in carts if cart.id in ids for line in cart.lines]
         cart_ids = [cart_id for cart_id, _ in lines]
         items = [item_id(cart_id, line.number) for cart_id, line in lines]
         # As JSON, which is made at once: a column an array, it costs the worker five times that.
         texts = msgspec.json.encode([line for _, line in lines]).decode()
-        await self._connection.execute(_q("delete_lines"), tenant, list(ids), items)
+        if known:
+            await self._connection.execute(_q("delete_lines"), tenant, known, items)
         await self._connection.execute(_q("upsert_lines"), tenant, cart_ids, items, texts)
         return len(ids)
 

@@ -20,6 +20,7 @@ from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings, variable
+from cartsvc.wire import Protocol
 from cartsvc.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         access_log=False,
         log_config=None,
         server_header=False,

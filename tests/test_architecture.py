@@ -23,7 +23,7 @@ RINGS = [
     {"core"},
     {"contracts"},
     {"openapi", "docs"},
-    {"app", "worker"},
+    {"app", "worker", "wire"},
     {"process", "dev"},
     {"cli"},
     {"__main__"},
@@ -31,7 +31,7 @@ RINGS = [
 
 ALLOWED = {
     "starlette": {"app", "http", "contract", "core", "contracts", "docs", "process"},
-    "uvicorn": {"process"},
+    "uvicorn": {"process", "wire"},
     "redis": {"link", "scripts", "worker", "cli"},
     "asyncpg": {"ledger"},
     "jwt": {"identity"},

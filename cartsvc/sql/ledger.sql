@@ -25,7 +25,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, 
 
 -- name: upsert_carts
 -- Write carts that are newer than the row there is, unless that is closed: a Redis that came back
--- with an older state must not open it again. Returns the ids of those written.
+-- with an older state must not open it again. Returns the ids of those written, and whether there
+-- was no row before.
 -- $1 tenant, then one array a column: $2 id, $3 owner_kind, $4 owner_id, $5 status, $6 version,
 -- $7 created ms, $8 updated ms, $9 last_line
 INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at,
@@ -41,7 +42,7 @@ SET owner_kind = excluded.owner_kind, owner_id = excluded.owner_id, status = exc
     version = excluded.version, updated_at = excluded.updated_at, last_line = excluded.last_line,
     flushed_at = now()
 WHERE carts.version < excluded.version AND carts.status = 'ACTIVE'
-RETURNING id;
+RETURNING id, xmax = 0 AS is_new;
 
 -- name: active_cart
 -- Id of the owner's active cart.
@@ -120,7 +121,7 @@ FROM price_history WHERE tenant = $1 AND cart_item_id = $2
 ORDER BY cart_version DESC;
 
 -- name: delete_lines
--- Remove the lines that written carts no longer have.
+-- Remove the lines that carts no longer have.
 -- $1 tenant, $2 ids of the carts, $3 ids of all lines that they have now
 DELETE FROM cart_items
 WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cartsvc import adds, app, process, settings
 from cartsvc.errors import OutcomeUnknown
@@ -54,9 +55,14 @@ def _rest() -> None:
     _put(process, "_spare_the_collector", lambda: None)
 
 
+def _one_write() -> None:
+    _put(process, "Protocol", HttpToolsProtocol)
+
+
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "link": ("cartsvc, each add a call of redis-py", _link),
     "sharing": ("cartsvc, each add a script call", _sharing),
+    "one-write": ("cartsvc, head and body of a response apart", _one_write),
     "short-way": ("cartsvc, all ways through Starlette", _short_way),
     "rest": ("cartsvc, Python's collector as it comes", _rest),
 }
