@@ -16,8 +16,11 @@ log = logging.getLogger(__name__)
 GONE = ("", "")
 """Id and version of a cart that is not there."""
 
-_AT_ONCE = 100
-"""Carts that Redis is asked for, or told of, at once: it answers nobody else meanwhile."""
+_READ_AT_ONCE = 25
+"""Carts that are put together at once: the process does nothing else meanwhile."""
+
+_CLEARED_AT_ONCE = 100
+"""Carts that Redis is told of at once: it answers nobody else meanwhile."""
 
 START = "0-0"
 """The offset before a stream's first entry."""
@@ -98,13 +101,13 @@ class Backlog:
 
         Those of them that are closed leave Redis.
         """
-        for keys in _slices(list(dirty.seen)):
+        for keys in _slices(list(dirty.seen), _CLEARED_AT_ONCE):
             versions = [part for key in keys for part in dirty.seen[key]]
             shared = [bucket.dirty, bucket.carts]
             await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *versions])
 
     async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
-        for some in _slices(keys):
+        for some in _slices(keys, _READ_AT_ONCE):
             for found in zip(some, await self.runner.hashes(some), strict=True):
                 yield found
 
@@ -123,8 +126,8 @@ class Backlog:
         await self.redis.xtrim(bucket.prices, minid=first_kept, approximate=False)
 
 
-def _slices(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))
+def _slices(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def _price_change(fields: dict[bytes, bytes]) -> PriceChange:

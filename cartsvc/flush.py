@@ -6,12 +6,12 @@ between repeats work that changes nothing the second time.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from cartsvc.backlog import NO_CARTS, START, Backlog, DirtyCarts
 from cartsvc.keys import Bucket
-from cartsvc.ledger import Ledger
+from cartsvc.ledger import CartRows, Ledger, rows_of
 from cartsvc.model import Cart
 
 T = TypeVar("T")
@@ -31,37 +31,49 @@ async def carts(
 
     Leaves them to another flush of the bucket if there is one, or waits for that with `wait`.
     """
-    rows = 0
-    written, batch = NO_CARTS, await backlog.dirty_carts(bucket, limit)
+    behind = 0
+    written, batch = NO_CARTS, await _read(backlog, bucket, limit)
     for left in reversed(range(batches)):
-        if not batch.seen:
+        if not batch.dirty.seen:
             break
-        turn = _turn(backlog, bucket, written, batch, limit if left else 0)
+        turn = _turn(backlog, bucket, written, batch.dirty, limit if left else 0)
         async with _beside(turn) as turning:
-            behind = await _write(ledger, bucket, batch, wait=wait)
+            rows = await _write(ledger, bucket, batch.rows, wait=wait)
             ahead = await turning
-        if behind is None:
-            return rows
+        if rows is None:
+            return behind
         # Cleared from here on: before the commit, a crash would leave a change that nobody writes.
-        rows += behind
-        written, batch = batch, ahead
+        behind += rows
+        written, batch = batch.dirty, ahead
     await backlog.flushed(bucket, written)
-    return rows
+    return behind
 
 
-async def _write(ledger: Ledger, bucket: Bucket, batch: DirtyCarts, *, wait: bool) -> int | None:
+class _Batch(NamedTuple):
+    dirty: DirtyCarts
+    rows: CartRows
+
+
+async def _read(
+    backlog: Backlog, bucket: Bucket, limit: int, besides: Collection[str] = ()
+) -> _Batch:
+    dirty = await backlog.dirty_carts(bucket, limit, besides=besides) if limit else NO_CARTS
+    return _Batch(dirty, rows_of(dirty.carts))
+
+
+async def _write(ledger: Ledger, bucket: Bucket, rows: CartRows, *, wait: bool) -> int | None:
     """Write a batch; returns how many rows were behind, None if it was left to another flush."""
     async with ledger.flush(bucket, wait=wait) as flush:
-        return None if flush is None else await flush.write_carts(batch.carts)
+        return None if flush is None else await flush.write_rows(rows)
 
 
 async def _turn(
     backlog: Backlog, bucket: Bucket, written: DirtyCarts, batch: DirtyCarts, limit: int
-) -> DirtyCarts:
-    """What Redis does while PostgreSQL writes `batch`: the one before, which is `written`, leaves
-    the backlog, and the one behind is read, at most `limit` carts, if any."""
+) -> _Batch:
+    """What is done while PostgreSQL writes `batch`: the one before, which is `written`, leaves the
+    backlog, and the one behind is read, at most `limit` carts, if any."""
     await backlog.flushed(bucket, written)
-    return await backlog.dirty_carts(bucket, limit, besides=batch.seen) if limit else NO_CARTS
+    return await _read(backlog, bucket, limit, batch.seen)
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 import msgspec
@@ -275,6 +275,42 @@ class CatalogueChange:
         await self._connection.execute(_q("record_stock"), self._tenant, *_columns(rows, 2))
 
 
+class CartRows(NamedTuple):
+    """Carts and their lines in the form in which they are written.
+
+    `carts` is a sequence a column; `line_carts` and `line_ids` belong to the `lines`, a JSON array.
+    """
+
+    carts: list[Sequence[Any]]
+    line_carts: list[int]
+    line_ids: list[int]
+    lines: str
+
+
+def rows_of(carts: Collection[Cart]) -> CartRows:
+    rows = [
+        (
+            cart.id,
+            cart.owner.kind,
+            cart.owner.id,
+            cart.status,
+            cart.version,
+            cart.created_ms,
+            cart.updated_ms,
+            cart.last_line,
+        )
+        for cart in carts
+    ]
+    lines = [(cart.id, line) for cart in carts for line in cart.lines]
+    return CartRows(
+        _columns(rows, 8),
+        [cart_id for cart_id, _ in lines],
+        [item_id(cart_id, line.number) for cart_id, line in lines],
+        # As JSON, which is made at once: a column an array, it costs the worker five times that.
+        msgspec.json.encode([line for _, line in lines]).decode(),
+    )
+
+
 class Flush:
     """Writes of one bucket; they count when the transaction that made this commits."""
 
@@ -284,31 +320,17 @@ class Flush:
 
     async def write_carts(self, carts: Collection[Cart]) -> int:
         """Write carts that are newer than their rows; returns how many were."""
-        tenant = self._bucket.tenant
-        rows = [
-            (
-                cart.id,
-                cart.owner.kind,
-                cart.owner.id,
-                cart.status,
-                cart.version,
-                cart.created_ms,
-                cart.updated_ms,
-                cart.last_line,
-            )
-            for cart in carts
-        ]
-        written = await self._connection.fetch(_q("upsert_carts"), tenant, *_columns(rows, 8))
-        ids = {row["id"] for row in written}
+        return await self.write_rows(rows_of(carts))
+
+    async def write_rows(self, rows: CartRows) -> int:
+        """As `write_carts`."""
+        execute, tenant = self._connection.execute, self._bucket.tenant
+        written = await self._connection.fetch(_q("upsert_carts"), tenant, *rows.carts)
+        ids = [row["id"] for row in written]
         known = [row["id"] for row in written if not row["is_new"]]
-        lines = [(cart.id, line) for cart in carts if cart.id in ids for line in cart.lines]
-        cart_ids = [cart_id for cart_id, _ in lines]
-        items = [item_id(cart_id, line.number) for cart_id, line in lines]
-        # As JSON, which is made at once: a column an array, it costs the worker five times that.
-        texts = msgspec.json.encode([line for _, line in lines]).decode()
         if known:
-            await self._connection.execute(_q("delete_lines"), tenant, known, items)
-        await self._connection.execute(_q("upsert_lines"), tenant, cart_ids, items, texts)
+            await execute(_q("delete_lines"), tenant, known, rows.line_ids)
+        await execute(_q("upsert_lines"), tenant, ids, rows.line_carts, rows.line_ids, rows.lines)
         return len(ids)
 
     async def prices_offset(self) -> str:

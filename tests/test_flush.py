@@ -298,7 +298,7 @@ async def test_a_batch_is_read_while_another_is_written(
     await fill(open_shop, 4)
     readings = 0
     both_read = asyncio.Event()
-    read, write = Backlog.dirty_carts, Flush.write_carts
+    read, write = Backlog.dirty_carts, Flush.write_rows
 
     async def counted(*arguments: Any, **named: Any) -> DirtyCarts:
         nonlocal readings
@@ -313,7 +313,7 @@ async def test_a_batch_is_read_while_another_is_written(
         return await write(*arguments)
 
     monkeypatch.setattr(Backlog, "dirty_carts", counted)
-    monkeypatch.setattr(Flush, "write_carts", held_up)
+    monkeypatch.setattr(Flush, "write_rows", held_up)
     backlog = Backlog(open_shop.runner)
     async with asyncio.timeout(5):
         assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 4
@@ -344,7 +344,7 @@ async def test_a_batch_that_fails_ends_what_goes_on_beside_it(
     others = asyncio.all_tasks()
     with monkeypatch.context() as failing:
         failing.setattr(Backlog, "dirty_carts", hangs)
-        failing.setattr(Flush, "write_carts", fails)
+        failing.setattr(Flush, "write_rows", fails)
         work = flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2)
         flushing = asyncio.create_task(work)
         await asyncio.wait([flushing], timeout=2)
@@ -391,7 +391,7 @@ async def test_redis_is_not_held_up_by_a_large_batch(
         return await run(runner, name, keys, arguments)
 
     monkeypatch.setattr(Runner, "run", noted)
-    monkeypatch.setattr("cartsvc.backlog._AT_ONCE", 3)
+    monkeypatch.setattr("cartsvc.backlog._CLEARED_AT_ONCE", 3)
     assert await carts(flush, open_shop, ledger) == 7
     assert told == [3, 3, 1]
     assert await open_shop.redis.zcard("dirty:{default:0}") == 0

@@ -140,7 +140,7 @@ MODULES: list[tuple[str, str, Case]] = [
     (
         # Cleared while it is written: before its commit.
         "_turn(backlog, bucket, written, batch",
-        "_turn(backlog, bucket, batch, batch",
+        "_turn(backlog, bucket, batch.dirty, batch",
         flushing.test_nothing_is_cleared_that_is_not_committed,
     ),
     (
@@ -149,14 +149,14 @@ MODULES: list[tuple[str, str, Case]] = [
         flushing.test_nothing_is_cleared_that_is_not_committed,
     ),
     (
-        "besides=batch.seen",
-        "besides=()",
+        "_read(backlog, bucket, limit, batch.seen)",
+        "_read(backlog, bucket, limit)",
         flushing.test_each_batch_is_of_other_carts,
     ),
     (
         # What another flush was writing is taken for written.
-        "if behind is None:\n            return rows",
-        "behind = behind or 0",
+        "if rows is None:\n            return behind",
+        "rows = rows or 0",
         flushing.test_a_bucket_is_flushed_by_one_worker_at_a_time,
     ),
 ]

@@ -225,7 +225,7 @@ main()
     [
         ("Backlog", "flushed"),  # between commit and acknowledgement
         ("Backlog", "trim_prices"),  # between commit and trim
-        ("Flush", "write_carts"),  # inside the transaction
+        ("Flush", "write_rows"),  # inside the transaction
         ("Flush", "write_prices"),
     ],
 )

@@ -129,20 +129,22 @@ WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])
 
 -- name: upsert_lines
 -- Write the lines of written carts; one that is there as it is now is left alone.
--- $1 tenant, then in the same order $2 ids of their carts, $3 their ids, $4 the lines as JSON
+-- $1 tenant, $2 ids of the written carts, then in the same order $3 ids of the lines' carts, $4 the
+-- lines' ids, $5 the lines as JSON
 INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
                         variant_name, images, added_at, updated_at, saved, held_until, fixed_price)
 SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name, images,
        to_timestamp(added_ms::float8 / 1000), to_timestamp(updated_ms::float8 / 1000), saved,
        to_timestamp(held_until_ms::float8 / 1000), fixed_price
 FROM ROWS FROM (
-         unnest($2::bigint[], $3::bigint[]),
-         json_to_recordset($4::json) AS (
+         unnest($3::bigint[], $4::bigint[]),
+         json_to_recordset($5::json) AS (
              product_id text, variant_id text, quantity integer, price_minor bigint, name text,
              variant_name text, images text[], added_ms bigint, updated_ms bigint, saved boolean,
              held_until_ms bigint, fixed_price boolean))
      AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
              images, added_ms, updated_ms, saved, held_until_ms, fixed_price)
+WHERE cart_id IN (SELECT unnest($2::bigint[]))
 ON CONFLICT (tenant, cart_id, id) DO UPDATE
 SET quantity = excluded.quantity, price_minor = excluded.price_minor, saved = excluded.saved,
     held_until = excluded.held_until, updated_at = excluded.updated_at, name = excluded.name,

@@ -159,7 +159,8 @@ MARKS = (
         "cost of a 50-line cart against a one-line cart",
         _fifty_lines_against_one,
         3.0,
-        f"{_COST}; the worse of an add to a line that is there, and a read",
+        f"{_COST}; the worse of an add to a line that is there, and a read; of carts that the "
+        "process has seen before, a read of others is among the questions",
     ),
     Mark(
         "flush, rows a second against a bare COPY into a temp table and upsert of the same rows",

@@ -24,6 +24,10 @@ CARTS = (1_000, 100_000, 1_000_000)
 _CARTS_EACH = 1_000
 """Carts of each kind where their number does not matter."""
 
+_UNSEEN = "50-line cart, not seen before"
+_UNSEEN_CARTS = 4_000
+"""More than a process remembers, so that each is forgotten when it is asked for again."""
+
 _SENT = 50_000
 """Requests in a file: more than are sent in a sample, and each run gets others."""
 
@@ -62,6 +66,7 @@ def _by_question(site: Site, running: Running, effort: Effort, said: Said) -> di
     tenant = running.contender.name
     bytes_each = {}
     kinds = {_cart_of(lines): _of_lines(lines) for lines in LINES}
+    kinds[_UNSEEN] = replace(_of_lines(50), prefix="unseen", carts=_UNSEEN_CARTS)
     kinds["one SKU"] = Kind("one", lambda _: PRODUCTS[:1])
     kinds["one held SKU"] = Kind("held", lambda _: [HOT])
     for name, kind in kinds.items():
@@ -70,8 +75,9 @@ def _by_question(site: Site, running: Running, effort: Effort, said: Said) -> di
         bytes_each[name] = (populate.used_memory(site) - before) // kind.carts
     said("filled: " + ", ".join(f"{name} {size} bytes" for name, size in bytes_each.items()))
 
-    loads = {f"add, {name}": _adds(kind) for name, kind in kinds.items()}
-    loads |= {f"read, {_cart_of(lines)}": _reads(kinds[_cart_of(lines)]) for lines in LINES}
+    loads = {f"add, {name}": _adds(kind) for name, kind in kinds.items() if name != _UNSEEN}
+    read = (*map(_cart_of, LINES), _UNSEEN)
+    loads |= {f"read, {name}": _reads(kinds[name]) for name in read}
     takes: dict[str, Take] = {
         name: _taker(site, running, _file(site, name, requests), effort)
         for name, requests in loads.items()
@@ -81,7 +87,7 @@ def _by_question(site: Site, running: Running, effort: Effort, said: Said) -> di
     samples = sample.interleaved(takes, effort.rounds, said)
     figures = {name: sample.summary(taken) for name, taken in samples.items()}
     for name, size in bytes_each.items():
-        figures[f"add, {name}"]["bytes_a_cart"] = size
+        figures.get(f"add, {name}", {})["bytes_a_cart"] = size
     return figures
 
 
