@@ -2,11 +2,12 @@
 
 To read a cart of fifty lines costs some four times what one of a line costs, most of it for putting
 the lines together. A shopper looks at a cart more often than changing it: then Redis is only asked
-whether it is still the same.
+whether it is still the same. And of an add to it, only what that changed is told.
 """
 
 from collections.abc import Mapping
 
+import msgspec
 from cachetools import LRUCache
 
 from cartsvc.model import Cart
@@ -36,6 +37,17 @@ class RecentCarts:
         """Keep the cart if it is a large one, and was not told what is told once."""
         if len(cart.lines) >= self.large and not cart.notices:
             self._carts[key] = cart
+
+
+def known(cart: Cart | None) -> str:
+    """How `cart_add` is told which cart the process has."""
+    return "-" if cart is None else f"{cart.id} {cart.version} {cart.updated_ms}"
+
+
+def joined(seen: Cart, changed: Cart) -> Cart:
+    """The cart that was seen, with what has changed of it: all but lines is whole in `changed`."""
+    lines = {line.number: line for line in (*seen.lines, *changed.lines)}
+    return msgspec.structs.replace(changed, lines=list(lines.values()))
 
 
 def is_same(cart: Cart, state: Mapping[bytes, bytes]) -> bool:

@@ -28,7 +28,7 @@ from cartsvc.model import (
     line_name,
     sku,
 )
-from cartsvc.recent import STATE, RecentCarts, is_same
+from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner
 from cartsvc.sold_out import SoldOutSkus
@@ -79,18 +79,23 @@ class Store:
         quantities: dict[str, int] = {}
         for line in lines:
             name = sku(line.product_id, line.variant_id)
-            known = name in quantities
-            quantities[name] = quantities[name] + line.quantity if known else line.quantity
-        arguments = [len(quantities), *(part for line in quantities.items() for part in line)]
+            again = name in quantities
+            quantities[name] = quantities[name] + line.quantity if again else line.quantity
         key = bucket.cart(owner)
+        seen = self.recent.get(key)
+        units = (part for line in quantities.items() for part in line)
+        arguments = [known(seen), len(quantities), *units]
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
         try:
-            fields = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
+            flat = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
-        cart = cart_of(owner, fields_of(fields))
+        fields = fields_of(flat)
+        cart = cart_of(owner, fields)
+        if seen is not None and b"since" in fields:
+            cart = joined(seen, cart)
         self.recent.remember(key, cart)
         return cart
 

@@ -4,8 +4,10 @@
 --
 -- uses bucket, cart, line, catalogue, terms
 -- KEYS[13+]  cart  hash  the active cart of an owner
--- ARGV[5+]   lines, then per line: sku, quantity; for each cart in turn; each SKU once
--- Returns    {'OK', replies}; a reply is {'OK', the cart's fields and values}
+-- ARGV[5+]   known, lines, then per line: sku, quantity; for each cart in turn; each SKU once. `known`
+--            is '<id> <version> <updated>' of the cart as the asker has it, '-' where it has none
+-- Returns    {'OK', replies}; a reply is {'OK', the cart's fields and values}, only those that may have
+--            changed and `since` = known if it was as the asker has it
 --          | {'FAILED', message}
 
 local function decide_all(cart, lines, first, last)
@@ -30,19 +32,46 @@ local function decide_all(cart, lines, first, last)
   return no_place(cart, new_lines)
 end
 
+-- Whether the cart is as the asker has it: then there is no notice either, which is a change too.
+local function is_as(known, cart)
+  if known == '-' then
+    return false
+  end
+  local state = redis.call('HMGET', cart.key, 'id', 'version', 'updated')
+  return known == table.concat({ state[1] or '', state[2] or '', state[3] or '' }, ' ')
+end
+
+-- What a change of these lines changes of a cart.
+local function show_change(cart, lines, known)
+  local names = { 'id', 'status', 'version', 'created', 'updated', 'lines', 'last_line' }
+  for _, line in ipairs(lines) do
+    for _, kind in ipairs({ 'q:', 'l:', 'h:', 'u:' }) do
+      names[#names + 1] = kind .. line.sku
+    end
+  end
+  local fields = { 'since', known }
+  for i, value in ipairs(redis.call('HMGET', cart.key, unpack(names))) do
+    if value then
+      fields[#fields + 1], fields[#fields + 2] = names[i], value
+    end
+  end
+  return { 'OK', fields }
+end
+
 -- What a request is told that met an error of Lua, or of Redis.
 local function failed(message)
   return { 'FAILED', type(message) == 'table' and message.err or tostring(message) }
 end
 
 -- Put the lines that ARGV[first] to ARGV[last] name into a cart.
-local function add(key, first, last)
+local function add(key, known, first, last)
   forget_plans()
   local cart, lines = open_cart(key), {}
   local reply = not_now(cart) or decide_all(cart, lines, first, last)
   if reply then
     return refuse(cart, reply)
   end
+  local is_known = is_as(known, cart)
 
   -- Nothing below may fail: Redis does not undo writes.
 
@@ -53,13 +82,13 @@ local function add(key, first, last)
     carry_out(cart, line)
   end
   keep(cart)
-  return tell(cart)
+  return is_known and show_change(cart, lines, known) or tell(cart)
 end
 
 local replies, at = {}, 5
 for i = 13, #KEYS do
-  local last = at + 2 * tonumber(ARGV[at])
-  local is_done, reply = pcall(add, KEYS[i], at + 1, last)
+  local last = at + 1 + 2 * tonumber(ARGV[at + 1])
+  local is_done, reply = pcall(add, KEYS[i], ARGV[at], at + 2, last)
   replies[#replies + 1] = is_done and reply or failed(reply)
   at = last + 1
 end
