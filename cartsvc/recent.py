@@ -15,8 +15,8 @@ from cartsvc.model import Cart
 LARGE = 10
 """Lines from which on a cart is remembered: one of fewer is read as fast."""
 
-_MOST = 1_000
-"""Carts that are remembered, some 20 KB each where they are full."""
+_MOST_LINES = 100_000
+"""Lines of carts that are remembered, of some 400 bytes each."""
 
 STATE = (b"id", b"version", b"updated", b"due", b"notices")
 """The fields that tell whether a cart is as it was, and what a read has to look at anyway."""
@@ -27,7 +27,7 @@ class RecentCarts:
 
     def __init__(self, large: int = LARGE) -> None:
         self.large = large
-        self._carts: LRUCache[str, Cart] = LRUCache(_MOST)
+        self._carts: LRUCache[str, Cart] = LRUCache(_MOST_LINES, getsizeof=_lines)
 
     def get(self, key: str) -> Cart | None:
         cart: Cart | None = self._carts.get(key)
@@ -37,6 +37,10 @@ class RecentCarts:
         """Keep the cart if it is a large one, and was not told what is told once."""
         if len(cart.lines) >= self.large and not cart.notices:
             self._carts[key] = cart
+
+
+def _lines(cart: Cart) -> int:
+    return len(cart.lines)
 
 
 def known(cart: Cart | None) -> str:

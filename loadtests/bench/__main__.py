@@ -28,8 +28,8 @@ _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @_app.command()
 def bench(
-    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Samples of each.")] = 5,
-    seconds: Annotated[int, typer.Option(min=1, help="Seconds of a contender's sample.")] = 4,
+    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Samples of each.")] = 9,
+    seconds: Annotated[int, typer.Option(min=1, help="Seconds of a contender's sample.")] = 2,
     connections: Annotated[int, typer.Option(min=1, help="Connections of wrk.")] = 64,
     only: Annotated[str, typer.Option(help="Contenders, by commas; all if not given.")] = "",
     parts: Annotated[str, typer.Option(help="What to measure, by commas.")] = ",".join(PARTS),

@@ -1,5 +1,6 @@
-"""The marks: what the results are held to."""
+"""The marks: what the results are held to. Each is the median of the rounds' quotients."""
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,59 +45,67 @@ def _bound(mark: Mark) -> str:
 def _app_against(name: str) -> Callable[[Results], float]:
     def value(results: Results) -> float:
         ours = _of_contender(results, "cartsvc", "app_us")
-        return ours / _of_contender(results, name, "app_us")
+        return _quotient(ours, _of_contender(results, name, "app_us"))
 
     return value
 
 
 def _all_against_postgresql(results: Results) -> float:
-    ours = _of_contender(results, "cartsvc", "cost_us")
-    theirs = _of_contender(results, "postgresql", "app_us")
-    return ours / (theirs + _of_contender(results, "postgresql", "database_us"))
+    theirs = [
+        app + database
+        for app, database in zip(
+            _of_contender(results, "postgresql", "app_us"),
+            _of_contender(results, "postgresql", "database_us"),
+            strict=True,
+        )
+    ]
+    return _quotient(_of_contender(results, "cartsvc", "cost_us"), theirs)
 
 
 def _adds_against_webdis(results: Results) -> float:
     ours = _of_contender(results, "cartsvc", "per_s")
-    return ours / _of_contender(results, "webdis", "per_s")
+    return _quotient(ours, _of_contender(results, "webdis", "per_s"))
 
 
 def _redis_against_script(results: Results) -> float:
     bare = _found(results, "bare", "pipelined", missing="redis-benchmark")
-    return _of_contender(results, "cartsvc", "redis_us") / _median(bare, "redis_us")
+    return _quotient(_of_contender(results, "cartsvc", "redis_us"), _values(bare, "redis_us"))
 
 
 def _sold_out_against_add(results: Results) -> float:
-    return _question(results, "sold out") / _question(results, "add, 1-line cart")
+    return _quotient(_question(results, "sold out"), _question(results, "add, 1-line cart"))
 
 
 def _most_carts_against_fewest(results: Results) -> float:
-    costs = [
-        _median(_found(results, "scaling", "carts", carts), "cost_us")
+    most, fewest = (
+        _values(_found(results, "scaling", "carts", carts), "cost_us")
         for carts in ("1000000", "1000")
-    ]
-    return costs[0] / costs[1]
+    )
+    return _quotient(most, fewest)
 
 
 def _fifty_lines_against_one(results: Results) -> float:
     return max(
-        _question(results, f"{what}, 50-line cart") / _question(results, f"{what}, 1-line cart")
+        _quotient(
+            _question(results, f"{what}, 50-line cart"), _question(results, f"{what}, 1-line cart")
+        )
         for what in ("add", "read")
     )
 
 
 def _flush_against_copy(results: Results) -> float:
-    rates = [
-        _median(_found(results, "flushing", name), "both_rows_per_s") for name in ("flush", "bare")
-    ]
-    return rates[0] / rates[1]
+    flush, bare = (
+        _values(_found(results, "flushing", name), "both_rows_per_s") for name in ("flush", "bare")
+    )
+    return _quotient(flush, bare)
 
 
-def _question(results: Results, name: str) -> float:
-    return _median(_found(results, "scaling", "questions", name), "cost_us")
+def _question(results: Results, name: str) -> list[float]:
+    return _values(_found(results, "scaling", "questions", name), "cost_us")
 
 
-def _of_contender(results: Results, name: str, figure: str) -> float:
-    return _median(_found(results, "contenders", name, missing=name), figure)
+def _of_contender(results: Results, name: str, figure: str) -> list[float]:
+    return _values(_found(results, "contenders", name, missing=name), figure)
 
 
 def _found(results: Results, *path: str, missing: str = "") -> Results:
@@ -109,15 +118,21 @@ def _found(results: Results, *path: str, missing: str = "") -> Results:
     return found  # type: ignore[no-any-return]
 
 
-def _median(figures: Results, name: str) -> float:
-    value = float(figures[name]["median"])
-    if value <= 0:
-        raise Unmeasured(f"{name} is {value:g}")
-    return value
+def _values(figures: Results, name: str) -> list[float]:
+    """The figure of each round."""
+    values = [float(value) for value in figures[name]["values"]]
+    if min(values) <= 0:
+        raise Unmeasured(f"{name} is {min(values):g}")
+    return values
 
 
-_APP = "medians of the app's CPU time an acknowledged add, of all of its processes"
-_COST = "medians of the CPU time of app and Redis"
+def _quotient(ours: list[float], theirs: list[float]) -> float:
+    """The median of what the rounds say: within one, both met the machine in the same mood."""
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+_APP = "the app's CPU time an acknowledged add, of all of its processes"
+_COST = "the CPU time of app and Redis"
 
 MARKS = (
     Mark("app CPU per add, against Starlette + redis-py", _app_against("redis-py"), 0.40, _APP),
@@ -127,20 +142,20 @@ MARKS = (
         "app CPU per add, against PostgreSQL alone",
         _all_against_postgresql,
         0.20,
-        "medians an add: CPU time of app and Redis, against that of app and PostgreSQL",
+        "an add: CPU time of app and Redis, against that of app and PostgreSQL",
     ),
     Mark(
         "adds/s of one process, against webdis",
         _adds_against_webdis,
         0.55,
-        "medians of acknowledged adds a second",
+        "acknowledged adds a second",
         at_least=True,
     ),
     Mark(
         "Redis CPU per add, against the bare script in redis-benchmark at the same pipelining",
         _redis_against_script,
         1.3,
-        "medians of Redis's CPU time an add; redis-benchmark with one connection and as many "
+        "Redis's CPU time an add; redis-benchmark with one connection and as many "
         "calls at once as Redis read from the service just before",
     ),
     Mark(
@@ -166,7 +181,7 @@ MARKS = (
         "flush, rows a second against a bare COPY into a temp table and upsert of the same rows",
         _flush_against_copy,
         0.6,
-        "medians; rows of carts and lines, written new and then again once each cart has changed; "
+        "rows of carts and lines, written new and then again once each cart has changed; "
         "the COPY from rows in memory, in one transaction",
         at_least=True,
     ),

@@ -134,12 +134,13 @@ FIGURES = (
 )
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, least and most, and the values, a round each."""
     return {
         "median": round(statistics.median(values), 3),
         "min": round(min(values), 3),
         "max": round(max(values), 3),
+        "values": [round(value, 3) for value in values],
     }
 
 

@@ -26,7 +26,7 @@ _CARTS_EACH = 1_000
 
 _UNSEEN = "50-line cart, not seen before"
 _UNSEEN_CARTS = 4_000
-"""More than a process remembers, so that each is forgotten when it is asked for again."""
+"""Of more lines than a process remembers, so that each is forgotten when it is asked for again."""
 
 _SENT = 50_000
 """Requests in a file: more than are sent in a sample, and each run gets others."""
