@@ -20,16 +20,14 @@ PARTS = ("rounds", "scaling", "flushing")
 
 _QUICK = Effort(rounds=2, seconds=1)
 _QUICK_CARTS = 2_000
-_SHORT_S = 2
-"""Seconds of a sample where cartsvc is only compared with itself; there are many of these."""
 
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @_app.command()
 def bench(
-    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Samples of each.")] = 9,
-    seconds: Annotated[int, typer.Option(min=1, help="Seconds of a contender's sample.")] = 2,
+    rounds_: Annotated[int, typer.Option("--rounds", min=1, help="Samples of each.")] = 15,
+    seconds: Annotated[int, typer.Option(min=1, help="Seconds of a sample.")] = 1,
     connections: Annotated[int, typer.Option(min=1, help="Connections of wrk.")] = 64,
     only: Annotated[str, typer.Option(help="Contenders, by commas; all if not given.")] = "",
     parts: Annotated[str, typer.Option(help="What to measure, by commas.")] = ",".join(PARTS),
@@ -71,15 +69,14 @@ def _measured(
         "missing": {},
     }
     own = next((one for one in chosen if one.name == "cartsvc"), None)
-    short = Effort(effort.rounds, min(_SHORT_S, effort.seconds), effort.connections)
     with site.opened() as place:
         if "rounds" in wanted:
             results |= rounds.measured(place, chosen, effort, said)
         if "scaling" in wanted and own:
-            results["scaling"] = scaling.measured(place, own, short, said, quick=quick)
+            results["scaling"] = scaling.measured(place, own, effort, said, quick=quick)
         if "flushing" in wanted and own:
             carts = _QUICK_CARTS if quick else flushing.CARTS
-            results["flushing"] = flushing.measured(place, own, short, said, carts=carts)
+            results["flushing"] = flushing.measured(place, own, effort, said, carts=carts)
     results["marks"] = marks.judged(results)
     return results
 

@@ -312,9 +312,9 @@ def _webdis_add(_: Site, session_id: str, product_id: str) -> wrk.Request:
 
 # Those that are compared most closely come next to each other: a machine's moods last for seconds.
 ALL = [
+    Contender("nginx-lua", "nginx + Lua", _nginx, _no_nginx),
     Contender("fastify", "Fastify + ioredis", _fastify, _no_fastify),
     Contender("cartsvc", "cartsvc", _cartsvc("cartsvc", "cartsvc", "serve")),
-    Contender("nginx-lua", "nginx + Lua", _nginx, _no_nginx),
     Contender("redis-py", "Starlette + redis-py", _starlette("redis-py", "redis_py")),
     Contender("json-blob", "Starlette, cart as a JSON blob", _starlette("json-blob", "json_blob")),
     Contender(
