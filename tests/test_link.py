@@ -212,7 +212,8 @@ async def test_every_answer_is_its_askers(links: Links) -> None:
 
     found = await with_leavers(ask(number) for number in range(10_000))
     stayed = {n: one for n, one in enumerate(found) if not isinstance(one, asyncio.CancelledError)}
-    assert stayed == {number: b"%d" % number for number in stayed}
+    # Not compared as a whole: what differs of thousands takes minutes to be put into words.
+    assert not [number for number, one in stayed.items() if one != b"%d" % number]
     assert 8_500 < len(stayed) < 9_900
 
 
@@ -225,19 +226,16 @@ async def test_every_cart_is_its_owners(links: Links) -> None:
         return cart.owner.id, cart.total_quantity
 
     found = await with_leavers(add(name) for name in units)
-    stayed = [one for one in found if not isinstance(one, asyncio.CancelledError)]
-    assert stayed == [
-        one
-        for one, outcome in zip(units.items(), found, strict=True)
-        if not isinstance(outcome, asyncio.CancelledError)
-    ]
+    answers = zip(units.items(), found, strict=True)
+    stayed = [both for both in answers if not isinstance(both[1], asyncio.CancelledError)]
+    assert not [asked for asked, told in stayed if told != asked]
     # Whoever left may have been served or not, but not twice.
     pipeline = links.redis.pipeline(transaction=False)
     for name in units:
         pipeline.hget(f"cart:{{default:0}}:session:{name}", f"q:{LAMP}")
     held = dict(zip(units, await pipeline.execute(), strict=True))
     served = {name: int(quantity) for name, quantity in held.items() if quantity is not None}
-    assert served == {name: units[name] for name in served}
+    assert not [name for name, held in served.items() if held != units[name]]
     assert len(stayed) < len(served) <= 10_000
 
 
