@@ -56,6 +56,8 @@ def is_refused(url: str) -> Callable[[], object]:
             _, writer = await asyncio.open_connection(host, int(port))
         except ConnectionRefusedError:
             return True
+        except ConnectionResetError:
+            return False  # It came while the socket was being closed.
         writer.close()
         return False
 
