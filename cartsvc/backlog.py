@@ -42,7 +42,7 @@ NO_CARTS = DirtyCarts(0, [], {})
 
 
 class Backlog:
-    """The write-behind backlog of every bucket. Raises the client's own errors."""
+    """The write-behind backlog of every bucket. Raises the client's own errors, and a runner's."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner

@@ -141,6 +141,15 @@ async def test_a_small_cart_is_put_together_each_time(full: Shop) -> None:
     assert [(await read(full))[1] for _ in range(2)] == [True, True]
 
 
+async def test_it_has_an_end(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cartsvc.recent._MOST_LINES", 2 * (LARGE + 1))
+    cart = await full.store.read(full.bucket, ANN)
+    recent = RecentCarts()
+    for key in "abc":
+        recent.remember(key, cart)
+    assert [recent.get(key) for key in "abc"] == [None, cart, cart]
+
+
 async def test_guards(full: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cartsvc.store.is_same", lambda *_: True)
     await turns_red(test_what_others_change_is_told(full))

@@ -186,16 +186,7 @@ def _adds_beside(
     requests = [wrk.add(*line) for line in shoppers.lines(shoppers.SESSIONS)]
     load = wrk.load(site.folder / "beside.requests", requests)
     with contenders.running(contender, site) as running:
-
-        def alone(number: int) -> Sample:
-            return sample.take(
-                running,
-                site,
-                load,
-                seconds=effort.seconds,
-                connections=effort.connections,
-                first=number * load.requests // effort.rounds,
-            )
+        alone = sample.taker(running, site, load, effort)
 
         def beside(number: int) -> Sample:
             worker = dev.start("worker", settings, os.environ)

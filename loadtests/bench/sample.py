@@ -134,6 +134,25 @@ FIGURES = (
 )
 
 
+def taker(
+    running: Running, site: Site, load: Load, effort: Effort, *, refusals: bool = False
+) -> Callable[[int], Sample]:
+    """Takes a round's sample, each round with other requests of the load."""
+
+    def one(number: int) -> Sample:
+        return take(
+            running,
+            site,
+            load,
+            seconds=effort.seconds,
+            connections=effort.connections,
+            first=number * load.requests // effort.rounds,
+            refusals=refusals,
+        )
+
+    return one
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median, least and most, and the values, a round each."""
     return {

@@ -79,11 +79,11 @@ def _by_question(site: Site, running: Running, effort: Effort, said: Said) -> di
     read = (*map(_cart_of, LINES), _UNSEEN)
     loads |= {f"read, {name}": _reads(kinds[name]) for name in read}
     takes: dict[str, Take] = {
-        name: _taker(site, running, _file(site, name, requests), effort)
+        name: sample.taker(running, site, _file(site, name, requests), effort)
         for name, requests in loads.items()
     }
     sold_out = _file(site, "sold out", _sold_out(kinds[_cart_of(1)]))
-    takes["sold out"] = _taker(site, running, sold_out, effort, refusals=True)
+    takes["sold out"] = sample.taker(running, site, sold_out, effort, refusals=True)
     samples = sample.interleaved(takes, effort.rounds, said)
     figures = {name: sample.summary(taken) for name, taken in samples.items()}
     for name, size in bytes_each.items():
@@ -143,25 +143,8 @@ def _file(site: Site, name: str, requests: list[Request]) -> Load:
     return wrk.load(site.folder / f"{name}.requests", requests[:_SENT])
 
 
-def _taker(
-    site: Site, running: Running, load: Load, effort: Effort, *, refusals: bool = False
-) -> Take:
-    def take(number: int) -> Sample:
-        return sample.take(
-            running,
-            site,
-            load,
-            seconds=effort.seconds,
-            connections=effort.connections,
-            first=number * load.requests // effort.rounds,
-            refusals=refusals,
-        )
-
-    return take
-
-
 def _fresh_taker(site: Site, running: Running, kind: Kind, effort: Effort) -> Take:
-    """As `_taker`, to carts that are chosen anew each time from all that there are."""
+    """As `sample.taker`, to carts that are chosen anew each time from all that there are."""
 
     def take(number: int) -> Sample:
         chosen = random.Random(number).choices(range(kind.carts), k=_SENT)
@@ -170,6 +153,6 @@ def _fresh_taker(site: Site, running: Running, kind: Kind, effort: Effort) -> Ta
         )
         requests = [wrk.add(session, products[0]) for session, products in sessions]
         load = wrk.load(site.folder / f"{kind.carts}-carts.requests", requests)
-        return _taker(site, running, load, effort)(0)
+        return sample.taker(running, site, load, effort)(0)
 
     return take
