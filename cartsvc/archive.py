@@ -11,7 +11,15 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cartsvc import flush, scripts
 from cartsvc.backlog import Backlog
-from cartsvc.errors import CartClosed, CartExists, LedgerAway, NoCart, NoLine, OutcomeUnknown
+from cartsvc.errors import (
+    CartClosed,
+    CartError,
+    CartExists,
+    LedgerAway,
+    NoCart,
+    NoLine,
+    OutcomeUnknown,
+)
 from cartsvc.keys import Bucket
 from cartsvc.ledger import AWAY, Ledger
 from cartsvc.model import (
@@ -20,6 +28,7 @@ from cartsvc.model import (
     Cart,
     ClosedStatus,
     Line,
+    Once,
     Owner,
     PriceEvent,
     line_name,
@@ -62,6 +71,8 @@ class Archive:
 
     def __init__(self, store: Store, backlog: Backlog, ledger: Ledger, *, timeout_s: float) -> None:
         self.store = store
+        # Carts that the store does not find in Redis, but a marker of them, it asks for here.
+        store.bring_back = self.bring_back
         self.backlog = backlog
         self.ledger = ledger
         self.timeout_s = timeout_s
@@ -117,7 +128,37 @@ class Archive:
             return cart
 
     @_answered
-    async def make(self, bucket: Bucket, owner: Owner) -> Cart:
+    async def answer(
+        self, bucket: Bucket, once: Once, change: Callable[[Once], Awaitable[Cart | None]]
+    ) -> Cart | None:
+        """What a change gives; or gave, if the request was answered before.
+
+        It is looked up beforehand, since what it changed may not be found any more. A cart that it
+        closed is in PostgreSQL before it is answered again, too.
+        """
+        # Who was told so may have been answered all the same, by what PostgreSQL has.
+        with contextlib.suppress(NoCart):
+            cart = await self.store.outcome(bucket, once)
+            if once.is_replay:
+                return await self._closed(bucket, cart)
+        try:
+            return await change(once)
+        except CartError:
+            if once.at_ms:  # A script has decided.
+                raise
+            # One of the same key may have been faster, and is what was in the way.
+            cart = await self.store.outcome(bucket, once)
+            if not once.is_replay:
+                raise
+            return await self._closed(bucket, cart)
+
+    async def _closed(self, bucket: Bucket, cart: Cart | None) -> Cart | None:
+        if cart is not None and cart.status != ACTIVE:
+            await flush.closed(self.backlog, self.ledger, bucket, cart)
+        return cart
+
+    @_answered
+    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
         """An empty cart for an owner who has none.
 
         Raises:
@@ -125,7 +166,7 @@ class Archive:
         """
         with contextlib.suppress(NoCart):
             raise CartExists((await self.active(bucket, owner)).id)
-        return await self.store.make(bucket, owner)
+        return await self.store.make(bucket, owner, once)
 
     @_answered
     async def open(self, bucket: Bucket, cart: Cart) -> Cart:
@@ -139,7 +180,7 @@ class Archive:
         try:
             cart = await self.store.find(bucket, cart.id)
         except NoCart:
-            await self._bring_back(bucket, cart.id)
+            await self._restore(bucket, cart.id)
             cart = await self.find(bucket, cart.id)
         if cart.status == DELETED:
             raise NoCart
@@ -163,7 +204,9 @@ class Archive:
             raise
 
     @_answered
-    async def close(self, bucket: Bucket, cart: Cart, status: ClosedStatus) -> Cart:
+    async def close(
+        self, bucket: Bucket, cart: Cart, status: ClosedStatus, once: Once | None = None
+    ) -> Cart:
         """Close a cart, and see that PostgreSQL has it so. What is closed like that already, stays.
 
         Raises:
@@ -176,7 +219,7 @@ class Archive:
         await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
         try:
             await self.open(bucket, cart)
-            closed = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
+            closed = await self.store.close(bucket, cart.owner, status, cart_id=cart.id, once=once)
         except (NoCart, CartClosed):
             # Somebody was faster; if with the same status, all is as asked for.
             closed = await self.find(bucket, cart.id)
@@ -186,18 +229,20 @@ class Archive:
         return closed
 
     @_answered
-    async def delete(self, bucket: Bucket, cart: Cart) -> None:
+    async def delete(self, bucket: Bucket, cart: Cart, once: Once | None = None) -> None:
         """Let a cart be there for nobody any more. What it held is free again.
 
         Raises:
             CartClosed: it is converted, and stays.
         """
         if cart.status == ACTIVE:
-            await self.close(bucket, cart, DELETED)
+            await self.close(bucket, cart, DELETED, once)
         elif cart.status == "CONVERTED":
             raise CartClosed(cart.id, cart.status)
         else:
             await self._record(bucket, cart.id)
+            if once is not None:
+                await self.store.keep_outcome(bucket, once)
             await self.ledger.delete_cart(bucket.tenant, cart.id)
 
     @_answered
@@ -224,8 +269,22 @@ class Archive:
             await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True)
         return await self.ledger.price_history(bucket.tenant, item)
 
-    async def _bring_back(self, bucket: Bucket, cart_id: int) -> None:
-        """Put an active cart back that only PostgreSQL has.
+    @_answered
+    async def bring_back(self, bucket: Bucket, owner: Owner, cart_id: int) -> None:
+        """Put a cart back of which Redis has a marker; if it is closed by now, forget the marker.
+
+        Raises:
+            LedgerAway: PostgreSQL does not know it. So this is not its PostgreSQL, or an older one.
+        """
+        await self._restore(bucket, cart_id)
+        status = await self.ledger.status(bucket.tenant, cart_id)
+        if status is None:
+            raise LedgerAway(f"it has no cart {cart_id}, which Redis left to it")
+        if status != ACTIVE:
+            await self.store.unmark(bucket, owner, cart_id)
+
+    async def _restore(self, bucket: Bucket, cart_id: int) -> None:
+        """Put an active cart back that only PostgreSQL has; nothing where it is not active.
 
         Redis knows of one that is closed until that is written, and it is not written meanwhile: so
         either this is the cart as it is, or Redis refuses it.

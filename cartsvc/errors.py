@@ -21,6 +21,8 @@ CartError
 │   ├── CartChanged        the cart lost lines, and its owner is told now
 │   ├── CartClosed         cart_id, status: the cart takes no changes any more
 │   ├── CartExists         cart_id: the owner has an active cart
+│   ├── KeyReused          the idempotency key is another request's
+│   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
 │   └── StockHeld          sku, held: carts hold more than the stock was to be set to
@@ -31,10 +33,12 @@ CartError
 ├── Unavailable            the service can't decide now; worth trying again
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
+│   ├── Cold               cart, cart_id: only PostgreSQL has it; it is brought back first
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
+├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
 """
 
@@ -210,6 +214,18 @@ class PriceDiffers(Refused):
     price_minor: int
 
 
+class KeyReused(Refused):
+    """The idempotency key was sent with another request before."""
+
+
+class KeysSpent(Refused):
+    """The owner has used `max_keys` idempotency keys; after `wait_ms` there are more."""
+
+    facts = (("max_keys", int), ("wait_ms", int))
+    max_keys: int
+    wait_ms: int
+
+
 class UnknownTenant(Refused):
     facts = (("tenant", str),)
     tenant: str
@@ -256,6 +272,14 @@ class NoCounter(Unavailable):
     sku: str
 
 
+class Cold(Unavailable):
+    """The cart (its key) has left Redis, where only a marker says that PostgreSQL has it."""
+
+    facts = (("cart", str), ("cart_id", int))
+    cart: str
+    cart_id: int
+
+
 class HoldsDue(Unavailable):
     """Units are held although the time is up: by the cart itself (its key), or on the counter."""
 
@@ -283,6 +307,13 @@ class OutcomeUnknown(Unavailable):
 
     facts = (("reason", str),)
     reason: str
+
+
+class Again(CartError):
+    """The request was answered before; `kept` is what `lua/lib/once.lua` kept of that."""
+
+    facts = (("kept", str.encode),)
+    kept: bytes
 
 
 class Invalid(CartError):
@@ -316,5 +347,9 @@ REPLIES: dict[str, type[CartError]] = {
     "CART_EXISTS": CartExists,
     "PRICE_DIFFERS": PriceDiffers,
     "STOCK_HELD": StockHeld,
+    "COLD": Cold,
     "HOLDS_DUE": HoldsDue,
+    "KEY_REUSED": KeyReused,
+    "KEYS_SPENT": KeysSpent,
+    "AGAIN": Again,
 }

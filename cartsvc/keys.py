@@ -3,11 +3,11 @@
 import secrets
 from typing import NamedTuple
 
-from cartsvc.model import Owner
+from cartsvc.model import Once, Owner
 
 
 class KeyKind(NamedTuple):
-    """A row of the table that operators read (`cartsvc keys`). No key here has a TTL."""
+    """A row of the table that operators read (`cartsvc keys`). Only the last two have a TTL."""
 
     pattern: str
     type: str
@@ -96,6 +96,13 @@ TABLE = (
         "cart key -> when its oldest unflushed change was made, ms",
     ),
     KeyKind(
+        "cold:{tenant:bucket}",
+        "hash",
+        "cart_cool, cart_restore, cart_marked",
+        "<kind>:<owner> -> id of the active cart that only PostgreSQL has, and what its owner was "
+        "not told yet",
+    ),
+    KeyKind(
         "prices:{tenant:bucket}",
         "stream",
         f"{_CARTS}",
@@ -106,6 +113,19 @@ TABLE = (
         "hash",
         "product_put, cart_reprice",
         "SKU whose price changed -> the last cart that has the new one; until all have it",
+    ),
+    KeyKind(
+        "idem:{tenant:bucket}:<kind>:<owner>:<key>",
+        "string",
+        f"{_CARTS}, outcome_keep",
+        "of a request with an idempotency key (%-encoded): its fingerprint, when it was answered "
+        "(ms), the cart's key, the script's reply; as Redis sends them",
+    ),
+    KeyKind(
+        "idem_count:{tenant:bucket}:<kind>:<owner>",
+        "string",
+        f"{_CARTS}, outcome_keep",
+        "how many idempotency keys the owner has used while the first of them was kept",
     ),
 )
 
@@ -133,6 +153,7 @@ class Bucket:
         self.carts = f"carts:{self.tag}"
         self.dirty = f"dirty:{self.tag}"
         self.prices = f"prices:{self.tag}"
+        self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
         self.shared = (
             self.seq,
@@ -147,6 +168,7 @@ class Bucket:
             self.carts,
             self.dirty,
             self.prices,
+            self.cold,
         )
 
     def cart(self, owner: Owner) -> str:
@@ -155,6 +177,16 @@ class Bucket:
     def closed(self, owner: Owner) -> str:
         """A key, not used before, for a cart that its owner has no longer."""
         return f"closed:{self.tag}:{secrets.token_hex(8)}:{owner.kind}:{owner.id}"
+
+    @staticmethod
+    def marked(owner: Owner) -> str:
+        """How `cold` names an owner; a script takes it from the cart's key."""
+        return f"{owner.kind}:{owner.id}"
+
+    def once(self, once: Once) -> tuple[str, str]:
+        """Where a request's outcome is, and how many keys its owner has used."""
+        owner = f"{self.tag}:{once.caller.kind}:{once.caller.id}"
+        return f"idem:{owner}:{once.name}", f"idem_count:{owner}"
 
     def owner(self, cart_key: str) -> Owner:
         """The owner whose cart `cart_key` is, or was."""

@@ -154,6 +154,11 @@ class Ledger:
             carts = await _carts(connection, tenant, [cart_id])
         return carts[0] if carts else None
 
+    async def status(self, tenant: str, cart_id: int) -> str | None:
+        """A cart's status; None where there is no such cart."""
+        found: str | None = await self.pool.fetchval(_q("cart_status"), tenant, cart_id)
+        return found
+
     @contextlib.asynccontextmanager
     async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator[Cart | None]:
         """As `cart`, but it is not written by anybody else while the context lasts."""

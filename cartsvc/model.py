@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -49,6 +50,33 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
 
     kind: str
     id: str
+
+
+class Once(msgspec.Struct):
+    """A request with an idempotency key: carried out once, answered alike whenever it comes again.
+
+    Keys are the `caller`'s: others may use the same. `fingerprint` tells requests apart. `session`
+    is one that is made for its answer; once it was decided, the one that was made first. Then also
+    known: whether it had been answered before, when it was first (ms), and then which cart's key it
+    was about.
+    """
+
+    caller: Owner
+    key: str
+    fingerprint: str
+    session: str = ""
+    is_replay: bool = False
+    at_ms: int = 0
+    cart_key: str = ""
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a name in Redis, which has no colon."""
+        return quote(self.key, safe="")
+
+    def step(self, name: str) -> "Once":
+        """A step of the request that a script of its own decides; no key has a newline."""
+        return Once(self.caller, f"{self.key}\n{name}", self.fingerprint)
 
 
 class LineRequest(msgspec.Struct, frozen=True, gc=False):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import hiredis
 import msgspec
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -221,6 +222,13 @@ def answer(reply: list[Any]) -> Any:
     if len(values) > len(kind.facts):
         error.notices = notices(values[-1])
     raise error
+
+
+def sent(reply: bytes) -> list[Any]:
+    """A reply that is given as Redis sends it."""
+    reader = hiredis.Reader()
+    reader.feed(reply)
+    return cast(list[Any], reader.gets())
 
 
 def _attempt(reply: list[Any]) -> Any:

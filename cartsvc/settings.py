@@ -73,6 +73,12 @@ class Settings:
         at_least=0,
         at_most=1_000,
     )
+    idempotency_ttl_s: int = _setting(
+        86_400, "how long the answer to an Idempotency-Key is kept, in seconds", at_least=1
+    )
+    idempotency_keys: int = _setting(
+        1_000, "keys that one shopper may use in that time; past it 429", at_least=1
+    )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
         0.8,

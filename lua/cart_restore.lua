@@ -1,10 +1,10 @@
 #!lua
--- cart_restore: put a cart back as it was flushed, unless its owner has one. Its holds are taken
--- again, until their old deadlines; a line whose units have gone meanwhile is left out, and the others
+-- cart_restore: put a cart back as it was flushed, unless its owner has one, or had another one
+-- later. Its holds are taken again, until their old deadlines; a line whose units have gone meanwhile is left out, and the others
 -- have the price of today.
 --
 -- uses bucket, cart, line, catalogue, terms
--- KEYS[13]   cart       hash  the owner's active cart
+-- KEYS[14]   cart       hash  the owner's active cart
 -- ARGV[5]    cart_id
 -- ARGV[6]    version
 -- ARGV[7]    created    ms
@@ -16,9 +16,10 @@
 --          | {'NOT_WARM'}
 --          | {'NO_CART'}; it was closed
 
-local cart = open_cart(KEYS[13])
+local cart = open_cart(KEYS[14])
 local cart_id, version, created = ARGV[5], ARGV[6], ARGV[7]
 local updated, last_line = ARGV[8], ARGV[9]
+local marker = redis.call('HGET', cold, owner_of(cart))
 local lines, is_as_flushed = {}, true
 
 -- Plan to hold a line's units again, or that it is left out; or the reply why neither is known.
@@ -56,7 +57,8 @@ end
 local reply
 if redis.call('EXISTS', seq) == 0 then
   reply = { 'NOT_WARM' }
-elseif not cart.id and redis.call('HGET', carts, cart_id) then
+elseif not cart.id and (redis.call('HGET', carts, cart_id)
+  or marker and string.match(marker, '^%d+') ~= cart_id) then
   reply = { 'NO_CART' }
 elseif not cart.id then
   reply = plan_lines()
@@ -73,6 +75,7 @@ end
 if tonumber(redis.call('GET', seq)) < tonumber(cart_id) then
   redis.call('SET', seq, cart_id)
 end
+redis.call('HDEL', cold, owner_of(cart))
 redis.call('HSET', carts, cart_id, cart.key)
 redis.call('HSET', cart.key, 'id', cart_id, 'status', 'ACTIVE', 'created', created)
 cart.id, cart.last_line = cart_id, last_line
@@ -94,6 +97,7 @@ for _, line in ipairs(lines) do
     hold(cart, line, line.next_units, line.next_counter, line.next_deadline)
   end
 end
+add_news(cart, marker and string.match(marker, '^%d+ (.*)$'))
 keep(cart)
 if is_as_flushed then
   redis.call('HSET', cart.key, 'updated', updated)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cartsvc
 from cartsvc import keys
-from cartsvc.model import LineRequest, Owner
+from cartsvc.model import LineRequest, Once, Owner
 from tests.shop import ANN, LAMP, Shop
 
 PACKAGE = Path(cartsvc.__file__).parent
@@ -113,7 +113,14 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.sell(price="2.00", stock_policy="hold", max_per_buyer=9)
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
-    await shop.store.close(shop.bucket, ANN, "CONVERTED")
+    once = Once(ANN, "a key", "ab")
+    await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
+    cold = await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "cold"))
+    await shop.store.remove(shop.bucket, cold.owner, LAMP)
+    await shop.redis.delete(shop.bucket.dirty)
+    cold = await shop.store.peek(shop.bucket, cold.owner)
+    assert await shop.store.cool(shop.bucket, [cold]) == 1
+    await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     patterns = {
         re.sub(
             r"<\w+>",
@@ -126,7 +133,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     for key in await shop.redis.keys("*"):
         [row] = [row for pattern, row in patterns.items() if re.fullmatch(pattern, key.decode())]
         assert (await shop.redis.type(key)).decode() == row.type
-        assert await shop.redis.ttl(key) == -1
+        assert (await shop.redis.ttl(key) > 0) == row.pattern.startswith("idem")
         seen.add(row)
     assert seen == set(keys.TABLE)
 

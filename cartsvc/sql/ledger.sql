@@ -60,6 +60,11 @@ SELECT id, owner_kind, owner_id, status, version, last_line,
 FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'DELETED'
 ORDER BY id;
 
+-- name: cart_status
+-- A cart's status.
+-- $1 tenant, $2 id
+SELECT status FROM carts WHERE tenant = $1 AND id = $2;
+
 -- name: lock_cart
 -- Let nobody write a cart until the transaction ends.
 -- $1 tenant, $2 id
