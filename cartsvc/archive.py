@@ -205,11 +205,18 @@ class Archive:
 
     @_answered
     async def close(
-        self, bucket: Bucket, cart: Cart, status: ClosedStatus, once: Once | None = None
+        self,
+        bucket: Bucket,
+        cart: Cart,
+        status: ClosedStatus,
+        once: Once | None = None,
+        *,
+        version: int | None = None,
     ) -> Cart:
         """Close a cart, and see that PostgreSQL has it so. What is closed like that already, stays.
 
         Raises:
+            NoCart: it has another version than `version`.
             CartClosed: it is closed as something else.
             CartShort, CartChanged: as `Store.close`.
         """
@@ -219,10 +226,14 @@ class Archive:
         await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
         try:
             await self.open(bucket, cart)
-            closed = await self.store.close(bucket, cart.owner, status, cart_id=cart.id, once=once)
+            closed = await self.store.close(
+                bucket, cart.owner, status, cart_id=cart.id, version=version, once=once
+            )
         except (NoCart, CartClosed):
             # Somebody was faster; if with the same status, all is as asked for.
             closed = await self.find(bucket, cart.id)
+            if closed.status == ACTIVE:
+                raise
             if closed.status != status:
                 raise CartClosed(closed.id, closed.status) from None
         await flush.closed(self.backlog, self.ledger, bucket, closed)

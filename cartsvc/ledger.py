@@ -154,6 +154,22 @@ class Ledger:
             carts = await _carts(connection, tenant, [cart_id])
         return carts[0] if carts else None
 
+    async def active_versions(self, tenant: str, ids: Sequence[int]) -> dict[int, int]:
+        """Id -> version of those of these carts that are active."""
+        rows = await self.pool.fetch(_q("active_versions"), tenant, ids)
+        return {row["id"]: row["version"] for row in rows}
+
+    async def idle_carts(
+        self, tenant: str, kinds: Collection[str], before_ms: int, *, after: int, limit: int
+    ) -> tuple[list[int], int | None]:
+        """Ids of active carts of such owners that were not changed since then.
+
+        Looks at `limit` carts behind the id `after`, and tells the last one's; None at their end.
+        """
+        rows = await self.pool.fetch(_q("next_carts"), tenant, after, limit, list(kinds), before_ms)
+        idle = [row["id"] for row in rows if row["is_idle"]]
+        return idle, rows[-1]["id"] if len(rows) == limit else None
+
     async def status(self, tenant: str, cart_id: int) -> str | None:
         """A cart's status; None where there is no such cart."""
         found: str | None = await self.pool.fetchval(_q("cart_status"), tenant, cart_id)

@@ -14,8 +14,10 @@ from uvicorn.supervisors import Multiprocess
 
 from cartsvc import notify, scripts
 from cartsvc.app import create_app, store_of
+from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.identity import Verifier
+from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
@@ -154,12 +156,20 @@ async def work(settings: Settings) -> bool:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ledger = await Ledger.connect(settings.database_url)
     runner = bulk_runner(settings)
+    store, backlog = store_of(settings, runner), Backlog(runner)
+    archive = Archive(store, backlog, ledger, timeout_s=BULK_TIMEOUT_S)
     worker = Worker(
-        store_of(settings, runner),
-        Backlog(runner),
+        store,
+        backlog,
         ledger,
         batch=settings.flush_batch,
         interval_s=settings.flush_interval_s,
+        idle=IdleCarts(
+            archive,
+            ledger,
+            cool_after_s=settings.cool_after_s,
+            abandon_after_s=settings.abandon_after_s,
+        ),
         buckets=[Bucket(settings.tenant)],
     )
     try:

@@ -93,6 +93,16 @@ class Settings:
     )
     flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)
     flush_batch: int = _setting(500, "carts, or price changes, a transaction", at_least=1)
+    cool_after_s: int = _setting(
+        86_400,
+        "idle carts leave Redis for PostgreSQL after so long, in seconds; 0: never",
+        at_least=0,
+    )
+    abandon_after_s: int = _setting(
+        2_592_000,
+        "guests' idle carts become ABANDONED after so long, in seconds; 0: never",
+        at_least=0,
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ the worker's, for many carts, and return how many lines they changed.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -297,9 +297,10 @@ class Store:
         status: ClosedStatus,
         *,
         cart_id: int | None = None,
+        version: int | None = None,
         once: Once | None = None,
     ) -> Cart:
-        """Close the owner's cart, if it is `cart_id` where that is given.
+        """Close the owner's cart, if it is `cart_id`, still at `version`, where these are given.
 
         Converted, its units are sold, all or none. Otherwise, what it held is free again.
 
@@ -308,7 +309,7 @@ class Store:
             CartChanged: the cart lost lines that the owner did not know of; asked again, it goes.
         """
         keys = [bucket.cart(owner), bucket.closed(owner)]
-        arguments = [status, _only(cart_id)]
+        arguments = [status, _only(cart_id), _only(version)]
         fields = await self._run("cart_close", bucket, keys, arguments, once)
         cart = cart_of(owner, fields_of(fields))
         if cart.status != status:
@@ -343,14 +344,13 @@ class Store:
         """Forget that the owner's cart is cold: PostgreSQL has closed it."""
         await self.runner.run("cart_unmark", [bucket.cold], [bucket.marked(owner), cart_id])
 
-    async def cool(self, bucket: Bucket, carts: Sequence[Cart]) -> int:
-        """Let go of active carts that are as PostgreSQL has them, but for a marker; at most a few.
+    async def cool(self, bucket: Bucket, carts: Mapping[str, tuple[int, int]]) -> int:
+        """Let go of active carts, but for a marker: key -> id and version as PostgreSQL has them.
 
-        Returns how many were let go. Those that have changed since, or hold units, stay.
+        Returns how many were let go. Those that are not as they are there, or hold units, stay.
         """
-        keys = [bucket.cart(cart.owner) for cart in carts]
-        versions = [part for cart in carts for part in (cart.id, cart.version)]
-        cooled: int = await self._once("cart_cool", bucket, keys, versions)
+        versions = [part for flushed in carts.values() for part in flushed]
+        cooled: int = await self._once("cart_cool", bucket, list(carts), versions)
         return cooled
 
     async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
@@ -513,9 +513,9 @@ def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:
     return b"id" in fields and b"notices" not in fields and (due is None or int(due) > now_ms)
 
 
-def _only(cart_id: int | None) -> Argument:
-    """How a script is told that only this cart is meant."""
-    return "" if cart_id is None else cart_id
+def _only(number: int | None) -> Argument:
+    """How a script is told that only this cart, or version, is meant."""
+    return "" if number is None else number
 
 
 def _described(

@@ -1,4 +1,4 @@
-"""The worker: flush, release of holds and new prices, each in a loop of its own."""
+"""The worker: flush, release of holds, new prices and idle carts, each in a loop of its own."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from cartsvc import flush, upkeep
 from cartsvc.backlog import Backlog
 from cartsvc.errors import Unavailable
+from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
 from cartsvc.store import Store
@@ -21,6 +22,9 @@ DRAIN_S = 20
 
 RELEASE_INTERVAL_S = 0.25
 """Pause between looks for holds that have run out: they are released within a second."""
+
+IDLE_INTERVAL_S = 10.0
+"""Pause between two walks over the carts."""
 
 _AWAY = (*FAILURES, RedisError, Unavailable)
 
@@ -47,6 +51,7 @@ class Worker:
         *,
         batch: int,
         interval_s: float,
+        idle: IdleCarts | None = None,
         buckets: Iterable[Bucket] = (),
     ) -> None:
         self.store = store
@@ -54,6 +59,7 @@ class Worker:
         self.ledger = ledger
         self.batch = batch
         self.interval_s = interval_s
+        self.idle = idle
         self.buckets = list(buckets)
 
     async def run_once(self) -> Pass:
@@ -87,6 +93,11 @@ class Worker:
             asyncio.create_task(self._repeat(upkeep.release, RELEASE_INTERVAL_S, stop)),
             asyncio.create_task(self._repeat(upkeep.reprice, self.interval_s / 2, stop)),
         ]
+        if self.idle is not None:
+            walks = (self.idle.cool, self.idle.abandon)
+            loops += [
+                asyncio.create_task(self._repeat(walk, IDLE_INTERVAL_S, stop)) for walk in walks
+            ]
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

@@ -11,6 +11,7 @@
 -- ARGV[5]    once     '' or what lib/once says of the request
 -- ARGV[6]    status   CONVERTED, ABANDONED, REMOVED or DELETED
 -- ARGV[7]    cart_id  only if it is this cart; '' for whichever it is
+-- ARGV[8]    version  only if it is still at this one; '' for whichever it is at
 -- Returns    {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
 --          | {'NO_CART'}
 --          | {'SHORT', shortages}; of each line: sku, units free, units that
@@ -19,7 +20,7 @@
 local cart = open_cart(KEYS[14])
 local closed = KEYS[15]
 local once = open_once(ARGV[5])
-local status, cart_id = ARGV[6], ARGV[7]
+local status, cart_id, version = ARGV[6], ARGV[7], ARGV[8]
 local lines
 
 local function decide_sale()
@@ -80,8 +81,13 @@ local seen = answered(once)
 if seen then
   return seen
 end
+local function is_meant()
+  return cart.id and (cart_id == '' or cart_id == cart.id)
+    and (version == '' or tonumber(version) == cart.version - 1)
+end
+
 local reply = not_now(cart)
-if not (reply or cart.id and (cart_id == '' or cart_id == cart.id)) then
+if not (reply or is_meant()) then
   reply = { 'NO_CART' }
 end
 if not reply then

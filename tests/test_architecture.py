@@ -20,7 +20,7 @@ RINGS = [
     {"cart_hash", "adds", "recent", "sold_out", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
     {"flush", "archive", "problems", "contract"},
-    {"core"},
+    {"core", "idle"},
     {"contracts"},
     {"openapi", "docs"},
     {"app", "worker", "wire"},
@@ -119,7 +119,8 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.store.remove(shop.bucket, cold.owner, LAMP)
     await shop.redis.delete(shop.bucket.dirty)
     cold = await shop.store.peek(shop.bucket, cold.owner)
-    assert await shop.store.cool(shop.bucket, [cold]) == 1
+    flushed = {shop.bucket.cart(cold.owner): (cold.id, cold.version)}
+    assert await shop.store.cool(shop.bucket, flushed) == 1
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     patterns = {
         re.sub(

@@ -910,13 +910,16 @@ class TwoSteps(Store):
         status: ClosedStatus,
         *,
         cart_id: int | None = None,
+        version: int | None = None,
         once: Once | None = None,
     ) -> Cart:
         for line in (await self.read(bucket, owner)).in_order:
             free = int(await self.runner.redis.hget(bucket.stock, line.sku) or 0)
             if free < line.quantity:
                 raise CartShort([Shortage(line.sku, free, line.quantity)])
-        return await super().close(bucket, owner, status, cart_id=cart_id, once=once)
+        return await super().close(
+            bucket, owner, status, cart_id=cart_id, version=version, once=once
+        )
 
 
 async def test_guard_of_a_conversion_in_one_step(shop: Shop) -> None:

@@ -60,6 +60,20 @@ SELECT id, owner_kind, owner_id, status, version, last_line,
 FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'DELETED'
 ORDER BY id;
 
+-- name: active_versions
+-- Id and version of those of some carts that are active.
+-- $1 tenant, $2 ids
+SELECT id, version FROM carts
+WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status = 'ACTIVE';
+
+-- name: next_carts
+-- Carts in the order of their ids, each with whether it is an active one of these kinds of owners, and
+-- was changed last before a time.
+-- $1 tenant, $2 id before the first, $3 how many, $4 owner kinds, $5 ms
+SELECT id, status = 'ACTIVE' AND owner_kind = ANY ($4::text[])
+           AND updated_at <= to_timestamp($5::bigint / 1000.0) AS is_idle
+FROM carts WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+
 -- name: cart_status
 -- A cart's status.
 -- $1 tenant, $2 id
