@@ -46,6 +46,7 @@ def test_version_and_help() -> None:
     commands = run("--help").stdout
     for command in ("dev", "serve", "worker", "migrate", "catalog", "stock", "token", "keys"):
         assert command in commands
+    assert "dead-letter" in commands
 
 
 def test_keys_prints_every_row_of_the_table() -> None:
@@ -82,7 +83,7 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
     await admin.execute("CREATE DATABASE empty")
     try:
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
-        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records\n"
+        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter\n"
     finally:
         await admin.execute("DROP DATABASE empty")
         await admin.close()
