@@ -24,6 +24,7 @@ from cartsvc.model import (
     StockLevel,
     item_id,
 )
+from cartsvc.settings import SettingError, variable
 from cartsvc.sql import columns as _columns
 from cartsvc.sql import query as _q
 
@@ -101,9 +102,16 @@ class Ledger:
             yield connection
 
     async def migrate(self) -> list[str]:
-        """Apply the migrations that are missing, each once; returns their names."""
+        """Apply the migrations that are missing, each once; returns their names.
+
+        Raises:
+            SettingError: the database can't hold every character that names and owners may have.
+        """
         applied = []
         async with self._transaction() as connection:
+            encoding = await connection.fetchval("SHOW server_encoding")
+            if encoding != "UTF8":
+                raise SettingError(f"{variable('database_url')}: is in {encoding}, not in UTF8")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(_MIGRATIONS)
             rows = await connection.fetch("SELECT version FROM schema_migrations")

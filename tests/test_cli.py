@@ -89,6 +89,24 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
         await admin.close()
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_migrate_refuses_a_database_that_can_not_hold_every_name(
+    postgres: embedded.Postgres, encoding: str
+) -> None:
+    """What it could not hold would come in by a name or an owner, and be refused by the flush."""
+    admin = await asyncpg.connect(postgres.url_of("postgres"))
+    await admin.execute(
+        f"CREATE DATABASE narrow TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+    )
+    try:
+        done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("narrow"))
+        told = f"cartsvc: CARTSVC_DATABASE_URL: is in {encoding}, not in UTF8\n"
+        assert (done.returncode, done.stderr) == (1, told)
+    finally:
+        await admin.execute("DROP DATABASE narrow WITH (FORCE)")
+        await admin.close()
+
+
 async def test_import_from_a_file_and_from_stdin(
     servers: dict[str, str], shop: Shop, ledger: Ledger, tmp_path: Path
 ) -> None:
