@@ -30,12 +30,14 @@ START = "0-0"
 class DirtyCarts:
     """Carts as they were at `read_ms`.
 
-    `seen` has id and version of every cart key that was looked at.
+    `seen` has id and version of every cart key that was looked at, `refused` the ids of carts that
+    PostgreSQL does not take, and that are set aside.
     """
 
     read_ms: int
     carts: list[Cart]
     seen: dict[str, tuple[Argument, Argument]]
+    refused: frozenset[int] = frozenset()
 
 
 NO_CARTS = DirtyCarts(0, [], {})
@@ -99,12 +101,26 @@ class Backlog:
     async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:
         """Clear the marks of carts that are written and have not changed since they were read.
 
-        Those of them that are closed leave Redis.
+        Those of them that are closed leave Redis, unless they are set aside.
         """
-        for keys in _slices(list(dirty.seen), _CLEARED_AT_ONCE):
+        seen = dirty.seen.items()
+        written = [key for key, (cart_id, _) in seen if cart_id not in dirty.refused]
+        set_aside = [key for key, (cart_id, _) in seen if cart_id in dirty.refused]
+        await self._clear("cart_flushed", [bucket.dirty, bucket.carts], dirty, written)
+        await self._clear("cart_set_aside", [bucket.dirty], dirty, set_aside)
+
+    async def _clear(
+        self, script: str, shared: Sequence[str], dirty: DirtyCarts, carts: Sequence[str]
+    ) -> None:
+        for keys in _slices(carts, _CLEARED_AT_ONCE):
             versions = [part for key in keys for part in dirty.seen[key]]
-            shared = [bucket.dirty, bucket.carts]
-            await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *versions])
+            await self.runner.run(script, [*shared, *keys], [dirty.read_ms, *versions])
+
+    async def mark(self, bucket: Bucket, cart_id: int) -> None:
+        """Mark a cart as dirty, if it is in Redis: the next flush looks at it."""
+        key = await self.place(bucket, cart_id)
+        if key is not None:
+            await self.redis.zadd(bucket.dirty, {key: now_ms()}, nx=True)
 
     async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
         for some in _slices(keys, _READ_AT_ONCE):

@@ -15,14 +15,24 @@ from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cartsvc import __version__, demo, dev, identity, keys, process, rows, settings
+from cartsvc import __version__, demo, dev, http, identity, keys, process, replay, rows, settings
+from cartsvc.backlog import Backlog
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
-from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, StockHeld, UnknownSku
+from cartsvc.errors import (
+    CartError,
+    NotWarm,
+    OutcomeUnknown,
+    OutOfStock,
+    StockHeld,
+    UnknownLetter,
+    UnknownSku,
+)
 from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
-from cartsvc.model import MAX_QUANTITY
+from cartsvc.model import MAX_QUANTITY, MAX_SAFE_INT, Letter
+from cartsvc.replay import Replayed
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
 from cartsvc.stock import Recorded, Stock
@@ -39,8 +49,10 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The product catalogue.", no_args_is_help=True)
 stock_app = typer.Typer(help="Stock counters.", no_args_is_help=True)
+letters_app = typer.Typer(help="Rows that PostgreSQL refused.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(stock_app, name="stock")
+app.add_typer(letters_app, name="dead-letter")
 
 
 def _tenant(value: str | None) -> str | None:
@@ -52,6 +64,10 @@ def _tenant(value: str | None) -> str | None:
 TenantOption = Annotated[
     str | None,
     typer.Option("--tenant", callback=_tenant, help="Tenant; if not given, CARTSVC_TENANT."),
+]
+AnyTenantOption = Annotated[
+    str | None,
+    typer.Option("--tenant", callback=_tenant, help="Only this tenant's; if not given, all."),
 ]
 SkuArgument = Annotated[str, typer.Argument(help="<product>, or <product>/<variant>.")]
 
@@ -78,10 +94,10 @@ def _told(error: Exception) -> str:
             return f"only {free} units of {sku!r} are free"
         case StockHeld(sku=sku, held=held):
             return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
+        case UnknownLetter(number=number):
+            return f"nothing is set aside under number {number}"
         case OutcomeUnknown(reason=reason):
             return f"Redis: {reason}"
-        case SettingError() | DevError() | EmbeddedError():
-            return str(error)
         case RedisError():
             return f"Redis: {error}"
         case OSError(filename=str() as name, strerror=str() as reason):
@@ -224,6 +240,54 @@ def stock_add(
 ) -> None:
     """Take units in; after `--`, a negative number takes them out as far as they are free."""
     _stock(tenant, lambda stock: stock.add(sku, units))
+
+
+@letters_app.command(name="list")
+def letters_list(tenant: AnyTenantOption = None) -> None:
+    """Print what is set aside: number, tenant, kind, cart id, version, when, why; a line each."""
+
+    async def command() -> list[Letter]:
+        async with _connected(_settings(), tenant) as place:
+            return await place.ledger.letters(tenant)
+
+    for letter in _run(command()):
+        when = http.timestamp(letter.set_aside_ms)
+        about = f"{letter.number}  {letter.tenant}  {letter.kind}  {letter.cart_id}"
+        out.print(_plain(f"{about}  {letter.version}  {when}  {letter.reason}"))
+
+
+@letters_app.command(name="replay")
+def letters_replay(
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, max=MAX_SAFE_INT, help="As `list` has them; if there are none, all."),
+    ] = None,
+    tenant: AnyTenantOption = None,
+) -> None:
+    """Write what is set aside once more; status 1 if any is still refused, and so stays.
+
+    What PostgreSQL has already, as it is or newer, is superseded, and goes.
+    """
+
+    async def command() -> Replayed:
+        async with _connected(_settings(), tenant) as place:
+            letters = await place.ledger.letters(tenant, numbers or [])
+            backlog = Backlog(place.shelf.runner)
+            return await replay.run(place.ledger, backlog, letters, on_refused=_tell_refused)
+
+    done = _run(command())
+    out.print(f"{done.written} written, {done.superseded} superseded, {done.refused} still refused")
+    if done.refused:
+        raise typer.Exit(1)
+
+
+def _tell_refused(letter: Letter, reason: str) -> None:
+    err.print(_plain(f"number {letter.number}: {reason}"))
+
+
+def _plain(text: str) -> Text:
+    """A text that a terminal shows as it is, whatever characters it has."""
+    return Text("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))
 
 
 class _Place(NamedTuple):

@@ -25,6 +25,7 @@ CartError
 │   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
+│   ├── UnknownLetter      number: nothing is set aside under it
 │   └── StockHeld          sku, held: carts hold more than the stock was to be set to
 ├── Unauthorized           who asks is not known, or is none who may
 │   ├── NoToken
@@ -37,6 +38,7 @@ CartError
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
+│   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 ├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
@@ -231,6 +233,11 @@ class UnknownTenant(Refused):
     tenant: str
 
 
+class UnknownLetter(Refused):
+    facts = (("number", int),)
+    number: int
+
+
 class StockHeld(Refused):
     facts = (("sku", str), ("held", int))
     sku: str
@@ -297,6 +304,16 @@ class Busy(Unavailable):
 
 class LedgerAway(Unavailable):
     """PostgreSQL did not answer; what was asked may or may not be done, and may be asked again."""
+
+    facts = (("reason", str),)
+    reason: str
+
+
+class RowsRefused(Unavailable):
+    """PostgreSQL does not take what was to be written, so nothing of it is.
+
+    `reason` tells why, without values of it. A flush sets aside what is refused by itself.
+    """
 
     facts = (("reason", str),)
     reason: str

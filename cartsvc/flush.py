@@ -1,20 +1,34 @@
 """The flush: a bucket's carts, and its price changes, into PostgreSQL, a batch a transaction.
 
 For each batch the order is: read, write, commit, and only then take it off the backlog. A crash in
-between repeats work that changes nothing the second time.
+between repeats work that changes nothing the second time. What PostgreSQL refuses is looked for by
+halving its batch, and set aside, by whoever flushes; a request that writes one cart only says so.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from cartsvc.backlog import NO_CARTS, START, Backlog, DirtyCarts
+from cartsvc.errors import RowsRefused
+from cartsvc.flush_rows import CartRows, rows_of
 from cartsvc.keys import Bucket
-from cartsvc.ledger import CartRows, Ledger, rows_of
-from cartsvc.model import Cart
+from cartsvc.ledger import Ledger
+from cartsvc.model import Cart, PriceChange
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Flushed(NamedTuple):
+    """How many rows were written (of carts, those that were behind), and how many set aside."""
+
+    written: int = 0
+    refused: int = 0
 
 
 async def carts(
@@ -25,33 +39,40 @@ async def carts(
     *,
     batches: int = 1,
     wait: bool = False,
-) -> int:
-    """Write the carts that have been dirty for longest, in batches of at most `limit`; returns how
-    many rows were behind.
+) -> Flushed:
+    """Write the carts that have been dirty for longest, in batches of at most `limit`.
 
     Leaves them to another flush of the bucket if there is one, or waits for that with `wait`.
     """
-    behind = 0
+    behind = refused = 0
     written, batch = NO_CARTS, await _read(backlog, bucket, limit)
     for left in reversed(range(batches)):
         if not batch.dirty.seen:
             break
         turn = _turn(backlog, bucket, written, batch.dirty, limit if left else 0)
         async with _beside(turn) as turning:
-            rows = await _write(ledger, bucket, batch.rows, wait=wait)
+            done = await _write(ledger, bucket, batch.dirty.carts, batch.rows, wait=wait)
             ahead = await turning
-        if rows is None:
-            return behind
+        if done is None:
+            return Flushed(behind, refused)
         # Cleared from here on: before the commit, a crash would leave a change that nobody writes.
-        behind += rows
-        written, batch = batch.dirty, ahead
+        behind += done.behind
+        refused += len(done.refused)
+        written, batch = replace(batch.dirty, refused=done.refused), ahead
     await backlog.flushed(bucket, written)
-    return behind
+    return Flushed(behind, refused)
 
 
 class _Batch(NamedTuple):
     dirty: DirtyCarts
     rows: CartRows
+
+
+class _Written(NamedTuple):
+    """How many rows of carts were behind, and the ids of the carts that are set aside instead."""
+
+    behind: int
+    refused: frozenset[int]
 
 
 async def _read(
@@ -61,10 +82,46 @@ async def _read(
     return _Batch(dirty, rows_of(dirty.carts))
 
 
-async def _write(ledger: Ledger, bucket: Bucket, rows: CartRows, *, wait: bool) -> int | None:
-    """Write a batch; returns how many rows were behind, None if it was left to another flush."""
+async def _write(
+    ledger: Ledger, bucket: Bucket, carts: Sequence[Cart], rows: CartRows, *, wait: bool
+) -> _Written | None:
+    """Write carts, whose rows these are, or set aside what is refused of them.
+
+    None if they were left to another flush; some may be written by then.
+    """
+    try:
+        async with ledger.flush(bucket, wait=wait) as flush:
+            return None if flush is None else _Written(await flush.write_rows(rows), frozenset())
+    except RowsRefused as error:
+        return await _write_apart(ledger, bucket, carts, error.reason, wait=wait)
+
+
+async def _write_apart(
+    ledger: Ledger, bucket: Bucket, carts: Sequence[Cart], reason: str, *, wait: bool
+) -> _Written | None:
+    """Write carts of which some are refused, half of them at a time; one is set aside."""
+    if len(carts) == 1:
+        return await _set_aside(ledger, bucket, carts[0], reason, wait=wait)
+    behind, refused = 0, frozenset[int]()
+    middle = len(carts) // 2
+    for half in (carts[:middle], carts[middle:]):
+        written = await _write(ledger, bucket, half, rows_of(half), wait=wait)
+        if written is None:
+            return None
+        behind += written.behind
+        refused |= written.refused
+    return _Written(behind, refused)
+
+
+async def _set_aside(
+    ledger: Ledger, bucket: Bucket, cart: Cart, reason: str, *, wait: bool
+) -> _Written | None:
     async with ledger.flush(bucket, wait=wait) as flush:
-        return None if flush is None else await flush.write_rows(rows)
+        if flush is None:
+            return None
+        number = await flush.set_aside(cart, reason)
+    _tell(bucket, "cart", cart.id, cart.version, number, reason)
+    return _Written(0, frozenset([cart.id]))
 
 
 async def _turn(
@@ -108,18 +165,61 @@ async def closed(backlog: Backlog, ledger: Ledger, bucket: Bucket, cart: Cart) -
         await backlog.flushed(bucket, written)
 
 
+class _Prices(NamedTuple):
+    """Price changes behind an offset of their stream, and where the last of them stands."""
+
+    offset: str
+    changes: list[PriceChange]
+    last: str
+
+
 async def prices(
     backlog: Backlog, ledger: Ledger, bucket: Bucket, limit: int, *, wait: bool = False
-) -> int:
-    """Write price changes, each exactly once; returns how many. `wait` as for carts."""
+) -> Flushed:
+    """Write at most `limit` price changes, each exactly once; `wait` as for carts."""
+    batch = _Prices(START, [], START)
+    try:
+        async with ledger.flush(bucket, wait=wait) as flush:
+            if flush is None:
+                return Flushed()
+            # The offset commits with the rows, so what it covers is in PostgreSQL, once.
+            offset = await flush.prices_offset()
+            batch = _Prices(offset, *await backlog.price_changes(bucket, offset, limit))
+            if batch.changes:
+                await flush.write_prices(batch.changes)
+                await flush.advance_prices(batch.last)
+    except RowsRefused as error:
+        return await _prices_apart(backlog, ledger, bucket, batch, error.reason, wait=wait)
+    if batch.last != START:
+        await backlog.trim_prices(bucket, batch.last)
+    return Flushed(len(batch.changes))
+
+
+async def _prices_apart(
+    backlog: Backlog, ledger: Ledger, bucket: Bucket, batch: _Prices, reason: str, *, wait: bool
+) -> Flushed:
+    """Write price changes of which some are refused, half of them at a time; one is set aside."""
+    if len(batch.changes) > 1:
+        middle = len(batch.changes) // 2
+        first = await prices(backlog, ledger, bucket, middle, wait=wait)
+        rest = await prices(backlog, ledger, bucket, len(batch.changes) - middle, wait=wait)
+        return Flushed(first.written + rest.written, first.refused + rest.refused)
+    [change] = batch.changes
     async with ledger.flush(bucket, wait=wait) as flush:
-        if flush is None:
-            return 0
-        # The offset commits with the rows, so what it covers is in PostgreSQL, once.
-        offset = await flush.prices_offset()
-        changes, last = await backlog.price_changes(bucket, offset, limit)
-        if changes:
-            await flush.write_prices(changes, last)
-    if last != START:
-        await backlog.trim_prices(bucket, last)
-    return len(changes)
+        # Another flush may have been here since: what stands behind its offset is another change.
+        if flush is None or await flush.prices_offset() != batch.offset:
+            return Flushed()
+        number = await flush.set_aside(change, reason)
+        await flush.advance_prices(batch.last)
+    _tell(bucket, "price change of cart", change.cart_id, change.cart_version, number, reason)
+    await backlog.trim_prices(bucket, batch.last)
+    return Flushed(refused=1)
+
+
+def _tell(
+    bucket: Bucket, what: str, cart_id: int, version: int, number: int | None, reason: str
+) -> None:
+    """Log what is set aside, without what it holds, unless it was before, as after a crash."""
+    if number is not None:
+        where = f"{what} {cart_id} of {bucket.tenant} at version {version}"
+        log.error("%s is set aside as dead letter %d: %s", where, number, reason)

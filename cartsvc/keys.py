@@ -32,7 +32,7 @@ TABLE = (
         "closed:{tenant:bucket}:<token>:<kind>:<owner>",
         "hash",
         "cart_close, cart_merge, cart_flushed",
-        "a cart that is no longer active, until it is in PostgreSQL",
+        "a cart that is no longer active, until PostgreSQL has it as a row",
     ),
     KeyKind("carts:{tenant:bucket}", "hash", _CARTS, "cart id -> cart key"),
     KeyKind(
@@ -92,7 +92,7 @@ TABLE = (
     KeyKind(
         "dirty:{tenant:bucket}",
         "zset",
-        f"{_CARTS}, hold_release, cart_flushed",
+        f"{_CARTS}, hold_release, cart_flushed, `cartsvc dead-letter replay`",
         "cart key -> when its oldest unflushed change was made, ms",
     ),
     KeyKind(

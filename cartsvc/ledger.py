@@ -1,30 +1,32 @@
 """PostgreSQL: the record of catalogue and stock, and the durable copy of the carts."""
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from typing import Any, Self
 
 import asyncpg
-import msgspec
 import orjson
 from msgspec.structs import astuple
 
 from cartsvc import sql
 from cartsvc.catalog import Product
-from cartsvc.errors import UnknownSku
+from cartsvc.errors import RowsRefused, UnknownLetter, UnknownSku
+from cartsvc.flush_rows import Flush
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
     MAX_LINE,
     Cart,
+    Letter,
     Line,
     Owner,
-    PriceChange,
     PriceEvent,
     StockLevel,
     item_id,
-    split_sku,
 )
+from cartsvc.settings import SettingError, variable
+from cartsvc.sql import columns as _columns
+from cartsvc.sql import query as _q
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a call raises when PostgreSQL is away, or refuses."""
@@ -39,6 +41,17 @@ AWAY = (
     TimeoutError,
 )
 """Those of them that are worth trying again; the others are faults of ours."""
+
+_REFUSALS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.CardinalityViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""Those that speak of the data itself, by PostgreSQL or by the driver that encodes for it.
+
+The last two are of a line number that a cart has twice, and a text too long for its index.
+"""
 
 _MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -89,9 +102,16 @@ class Ledger:
             yield connection
 
     async def migrate(self) -> list[str]:
-        """Apply the migrations that are missing, each once; returns their names."""
+        """Apply the migrations that are missing, each once; returns their names.
+
+        Raises:
+            SettingError: the database can't hold every character that names and owners may have.
+        """
         applied = []
         async with self._transaction() as connection:
+            encoding = await connection.fetchval("SHOW server_encoding")
+            if encoding != "UTF8":
+                raise SettingError(f"{variable('database_url')}: is in {encoding}, not in UTF8")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(_MIGRATIONS)
             rows = await connection.fetch("SELECT version FROM schema_migrations")
@@ -227,22 +247,43 @@ class Ledger:
         await self.pool.fetchval("SELECT 1")
 
     @contextlib.asynccontextmanager
-    async def flush(self, bucket: Bucket, *, wait: bool = False) -> AsyncIterator["Flush | None"]:
+    async def flush(self, bucket: Bucket, *, wait: bool = False) -> AsyncIterator[Flush | None]:
         """A transaction that writes carts and price changes of `bucket`.
 
         None while another worker's transaction does, or after it with `wait`: a matter of thrift,
         since the version guard and the stream's offset keep two workers at once correct.
+
+        Raises:
+            RowsRefused: for what is written, at once or at the commit.
         """
         claim = _q("await_bucket" if wait else "claim_bucket")
-        async with self._transaction() as connection:
-            claimed = await connection.fetchval(claim, bucket.tenant, bucket.number)
-            yield None if claimed is False else Flush(connection, bucket)
+        with _refusals():
+            async with self._transaction() as connection:
+                claimed = await connection.fetchval(claim, bucket.tenant, bucket.number)
+                yield None if claimed is False else Flush(connection, bucket)
 
     @contextlib.asynccontextmanager
-    async def write(self, bucket: Bucket) -> AsyncIterator["Flush"]:
-        """A transaction that writes some carts of `bucket`, whoever else flushes it."""
-        async with self._transaction() as connection:
-            yield Flush(connection, bucket)
+    async def write(self, bucket: Bucket) -> AsyncIterator[Flush]:
+        """A transaction that writes some carts of `bucket`, whoever else flushes it.
+
+        Raises as `flush` does.
+        """
+        with _refusals():
+            async with self._transaction() as connection:
+                yield Flush(connection, bucket)
+
+    async def letters(self, tenant: str | None, numbers: Collection[int] = ()) -> list[Letter]:
+        """What is set aside, all of it or a tenant's, and of that only `numbers` if there are any.
+
+        Raises:
+            UnknownLetter: one of the numbers is not among it.
+        """
+        rows = await self.pool.fetch(_q("letters"), tenant)
+        found = {row["number"]: _letter(row) for row in rows}
+        for number in numbers:
+            if number not in found:
+                raise UnknownLetter(number)
+        return [found[number] for number in sorted(set(numbers) or found)]
 
 
 class CatalogueChange:
@@ -296,88 +337,21 @@ class CatalogueChange:
         await self._connection.execute(_q("record_stock"), self._tenant, *_columns(rows, 2))
 
 
-class CartRows(NamedTuple):
-    """Carts and their lines in the form in which they are written.
-
-    `carts` is a sequence a column; `line_carts` and `line_ids` belong to the `lines`, a JSON array.
-    """
-
-    carts: list[Sequence[Any]]
-    line_carts: list[int]
-    line_ids: list[int]
-    lines: str
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what PostgreSQL refuses as one error of ours."""
+    try:
+        yield
+    except _REFUSALS as error:
+        raise RowsRefused(_reason(error)) from error
 
 
-def rows_of(carts: Collection[Cart]) -> CartRows:
-    rows = [
-        (
-            cart.id,
-            cart.owner.kind,
-            cart.owner.id,
-            cart.status,
-            cart.version,
-            cart.created_ms,
-            cart.updated_ms,
-            cart.last_line,
-        )
-        for cart in carts
-    ]
-    lines = [(cart.id, line) for cart in carts for line in cart.lines]
-    return CartRows(
-        _columns(rows, 8),
-        [cart_id for cart_id, _ in lines],
-        [item_id(cart_id, line.number) for cart_id, line in lines],
-        # As JSON, which is made at once: a column an array, it costs the worker five times that.
-        msgspec.json.encode([line for _, line in lines]).decode(),
-    )
-
-
-class Flush:
-    """Writes of one bucket; they count when the transaction that made this commits."""
-
-    def __init__(self, connection: Any, bucket: Bucket) -> None:
-        self._connection = connection
-        self._bucket = bucket
-
-    async def write_carts(self, carts: Collection[Cart]) -> int:
-        """Write carts that are newer than their rows; returns how many were."""
-        return await self.write_rows(rows_of(carts))
-
-    async def write_rows(self, rows: CartRows) -> int:
-        """As `write_carts`."""
-        execute, tenant = self._connection.execute, self._bucket.tenant
-        written = await self._connection.fetch(_q("upsert_carts"), tenant, *rows.carts)
-        ids = [row["id"] for row in written]
-        known = [row["id"] for row in written if not row["is_new"]]
-        if known:
-            await execute(_q("delete_lines"), tenant, known, rows.line_ids)
-        await execute(_q("upsert_lines"), tenant, ids, rows.line_carts, rows.line_ids, rows.lines)
-        return len(ids)
-
-    async def prices_offset(self) -> str:
-        """Id of the last stream entry that is written."""
-        offset: str = await self._connection.fetchval(
-            _q("prices_offset"), self._bucket.tenant, self._bucket.number
-        )
-        return offset
-
-    async def write_prices(self, changes: Sequence[PriceChange], offset: str) -> None:
-        """Write price changes and, in the same transaction, how far the stream is now written."""
-        rows = [
-            (
-                change.cart_id,
-                item_id(change.cart_id, change.line_number),
-                change.cart_version,
-                *split_sku(change.sku),
-                change.old_minor,
-                change.new_minor,
-                change.changed_ms,
-            )
-            for change in changes
-        ]
-        tenant, number = self._bucket.tenant, self._bucket.number
-        await self._connection.execute(_q("insert_prices"), tenant, *_columns(rows, 8))
-        await self._connection.execute(_q("advance_prices"), tenant, number, offset)
+def _reason(error: asyncpg.PostgresError) -> str:
+    """What is wrong, in names only: a message may quote what a cart holds, even a session's id."""
+    # What the driver could not encode has a cause, and that has no values.
+    where = error.constraint_name or error.column_name or error.__cause__
+    what = f"{type(error).__name__} ({error.sqlstate})"
+    return f"{what}: {where}" if where else what
 
 
 async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
@@ -417,6 +391,19 @@ async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]
     ]
 
 
+def _letter(row: Any) -> Letter:
+    return Letter(
+        number=row["number"],
+        tenant=row["tenant"],
+        bucket=row["bucket"],
+        kind=row["kind"],
+        cart_id=int(row["cart_id"]),
+        version=int(row["version"]),
+        reason=row["reason"],
+        set_aside_ms=int(row["set_aside_ms"]),
+    )
+
+
 def _line(row: Any) -> Line:
     held_until_ms = row["held_until_ms"]
     return Line(
@@ -434,12 +421,3 @@ def _line(row: Any) -> Line:
         saved=row["saved"],
         fixed_price=row["fixed_price"],
     )
-
-
-def _q(name: str) -> str:
-    return sql.queries()[name]
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
-    """Rows turned into one sequence a column, also when there are no rows."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width

@@ -250,6 +250,22 @@ class PriceEvent(msgspec.Struct, frozen=True):
     changed_ms: int
 
 
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter: what PostgreSQL refused, set aside under its own number.
+
+    `kind` is "cart", or "price" for a price change of the cart; `bucket` is the bucket's number.
+    """
+
+    number: int
+    tenant: str
+    bucket: int
+    kind: str
+    cart_id: int
+    version: int
+    reason: str
+    set_aside_ms: int
+
+
 def sku(product_id: str, variant_id: str | None) -> str:
     """`<product>` or `<product>/<variant>`; neither id may hold a slash."""
     return product_id if variant_id is None else f"{product_id}/{variant_id}"

@@ -43,7 +43,7 @@ class Settings:
     port: int = _setting(8000, "port the API listens on", at_least=1, at_most=65_535)
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey", secret=True)
     database_url: str = _setting(
-        "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14", secret=True
+        "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14, in UTF8", secret=True
     )
     jwt_secret: str = _setting(
         "",

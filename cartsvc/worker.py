@@ -31,10 +31,21 @@ _AWAY = (*FAILURES, RedisError, Unavailable)
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass wrote: carts whose row was behind, and price changes."""
+    """What one pass wrote: carts whose row was behind, and price changes.
+
+    `refused` are those of both that PostgreSQL does not take, and that are set aside.
+    """
 
     carts: int = 0
     price_changes: int = 0
+    refused: int = 0
+
+    def __add__(self, other: "Pass") -> "Pass":
+        return Pass(
+            self.carts + other.carts,
+            self.price_changes + other.price_changes,
+            self.refused + other.refused,
+        )
 
 
 class Worker:
@@ -65,19 +76,18 @@ class Worker:
     async def run_once(self) -> Pass:
         """Write what is in the backlog when the pass begins."""
         self.buckets = await self.ledger.buckets()
-        done = [await self._bucket(bucket) for bucket in self.buckets]
-        return Pass(sum(p.carts for p in done), sum(p.price_changes for p in done))
+        return sum([await self._bucket(bucket) for bucket in self.buckets], Pass())
 
     async def _bucket(self, bucket: Bucket) -> Pass:
         # Counted beforehand: a cart that changes all the time must not keep the pass going.
         batches = -(-await self.backlog.dirty_count(bucket) // self.batch)
         carts = await flush.carts(self.backlog, self.ledger, bucket, self.batch, batches=batches)
-        price_changes = 0
-        while written := await flush.prices(self.backlog, self.ledger, bucket, self.batch):
-            price_changes += written
-            if written < self.batch:
-                break
-        return Pass(carts, price_changes)
+        done = Pass(carts=carts.written, refused=carts.refused)
+        while True:
+            prices = await flush.prices(self.backlog, self.ledger, bucket, self.batch)
+            done += Pass(price_changes=prices.written, refused=prices.refused)
+            if prices.written + prices.refused < self.batch:
+                return done
 
     async def run_forever(
         self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None

@@ -15,6 +15,7 @@ from cartsvc.errors import (
     OutcomeUnknown,
     Refused,
     SoldOut,
+    UnknownLetter,
     UnknownSku,
     UnknownTenant,
 )
@@ -210,9 +211,9 @@ def test_python_knows_every_reply_and_its_facts() -> None:
 
 def test_every_refusal_has_a_reply() -> None:
     kinds = set(Refused.__subclasses__())
-    # UnknownSku is PostgreSQL's to say. A cart that changed is told, as a read would tell it.
-    # What is closed may be known to PostgreSQL only, and a tenant is.
-    others = {UnknownSku, CartChanged, CartClosed, UnknownTenant}
+    # UnknownSku and UnknownLetter are PostgreSQL's to say. A cart that changed is told, as a read
+    # would tell it. What is closed may be known to PostgreSQL only, and a tenant is.
+    others = {UnknownSku, UnknownLetter, CartChanged, CartClosed, UnknownTenant}
     found = {error for error in REPLIES.values() if issubclass(error, Refused)}
     assert found == kinds - others | {SoldOut}
 

@@ -198,6 +198,43 @@ FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7
              new_price_minor, changed_ms)
 ON CONFLICT DO NOTHING;
 
+-- name: set_aside
+-- Keep a row that was refused; of a cart in place of an earlier version. Returns its number, or no
+-- row where the cart is there at this version or a later one.
+-- $1 tenant, $2 bucket, $3 kind, $4 cart_id, $5 version, $6 body, $7 reason
+INSERT INTO dead_letter (tenant, bucket, kind, cart_id, version, body, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (tenant, cart_id) WHERE kind = 'cart' DO UPDATE
+SET version = excluded.version, body = excluded.body, reason = excluded.reason, set_aside_at = now()
+WHERE dead_letter.version < excluded.version
+RETURNING number;
+
+-- name: remove_outdated
+-- Forget what was set aside of carts that have been written since, at that version or a later one.
+-- $1 tenant, $2 ids of the carts
+DELETE FROM dead_letter
+WHERE tenant = $1 AND kind = 'cart' AND cart_id = ANY ($2::bigint[]::numeric[])
+      AND version <= (SELECT version FROM carts
+                      WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND id = cart_id);
+
+-- name: letters
+-- What is set aside, all of it or a tenant's, without the rows themselves.
+-- $1 tenant or NULL
+SELECT number, tenant, bucket, kind, cart_id, version, reason,
+       extract(epoch FROM set_aside_at) * 1000 AS set_aside_ms
+FROM dead_letter WHERE $1::text IS NULL OR tenant = $1
+ORDER BY number;
+
+-- name: letter
+-- One row that is set aside.
+-- $1 number
+SELECT kind, version, body FROM dead_letter WHERE number = $1;
+
+-- name: remove_letter
+-- Forget a row that was set aside, unless it is a later version by now.
+-- $1 number, $2 version
+DELETE FROM dead_letter WHERE number = $1 AND version = $2;
+
 -- name: lock_catalogue
 -- Wait to be the only one who changes the tenant's catalogue or stock, for as long as connected.
 -- $1 tenant
