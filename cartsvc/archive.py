@@ -6,7 +6,7 @@ What Redis has counts; PostgreSQL answers for carts that have left Redis, and fo
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cartsvc import flush, scripts
@@ -19,6 +19,7 @@ from cartsvc.errors import (
     NoCart,
     NoLine,
     OutcomeUnknown,
+    Rebuilt,
 )
 from cartsvc.keys import Bucket
 from cartsvc.ledger import AWAY, Ledger
@@ -154,7 +155,9 @@ class Archive:
 
     async def _closed(self, bucket: Bucket, cart: Cart | None) -> Cart | None:
         if cart is not None and cart.status != ACTIVE:
-            await flush.closed(self.backlog, self.ledger, bucket, cart)
+            await self._record(bucket, cart.id)
+            if await self.ledger.status(bucket.tenant, cart.id) != cart.status:
+                raise Rebuilt
         return cart
 
     @_answered
@@ -223,7 +226,8 @@ class Archive:
         if cart.status == status:
             await self._record(bucket, cart.id)
             return cart
-        await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
+        # While PostgreSQL is away, nothing is closed.
+        epoch = await self.ledger.epoch(bucket)
         try:
             await self.open(bucket, cart)
             closed = await self.store.close(
@@ -236,7 +240,7 @@ class Archive:
                 raise
             if closed.status != status:
                 raise CartClosed(closed.id, closed.status) from None
-        await flush.closed(self.backlog, self.ledger, bucket, closed)
+        await flush.closed(self.backlog, self.ledger, bucket, closed, epoch=epoch)
         return closed
 
     @_answered
@@ -300,13 +304,21 @@ class Archive:
         Redis knows of one that is closed until that is written, and it is not written meanwhile: so
         either this is the cart as it is, or Redis refuses it.
         """
-        async with self.ledger.held_cart(bucket.tenant, cart_id) as cart:
-            if cart is None or cart.status != ACTIVE:
+        async with self.ledger.held_cart(bucket.tenant, cart_id) as found:
+            if found is None or found.cart.status != ACTIVE:
                 return
             with contextlib.suppress(NoCart):
-                restored = await self.store.restore(bucket, cart)
+                cart, is_as_flushed = found
+                restored = await self.store.restore(bucket, cart, is_as_flushed=is_as_flushed)
                 if restored.id != cart_id:
                     raise CartExists(restored.id)
+
+    async def put_back(self, bucket: Bucket, ids: Sequence[int]) -> None:
+        """Put active carts back while the bucket is being rebuilt."""
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
+            for cart, is_as_flushed in await self.ledger.restorable(bucket.tenant, some):
+                await self.store.restore(bucket, cart, is_as_flushed=is_as_flushed, warming=True)
 
     async def _catch_up(self, bucket: Bucket, owner: Owner | None) -> None:
         """Write what is not in PostgreSQL yet of the carts that are to be listed.

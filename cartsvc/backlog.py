@@ -1,8 +1,8 @@
 """What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cartsvc.cart_hash import cart_of, fields_of
@@ -30,14 +30,16 @@ START = "0-0"
 class DirtyCarts:
     """Carts as they were at `read_ms`.
 
-    `seen` has id and version of every cart key that was looked at, `refused` the ids of carts that
-    PostgreSQL does not take, and that are set aside.
+    `seen` has id and version of every cart key that was looked at. Once they are written, `refused`
+    has the ids of carts that PostgreSQL does not take, and that are set aside; `ahead`, of those
+    that it has at a version as late or later, version and time of the last change (ms).
     """
 
     read_ms: int
     carts: list[Cart]
     seen: dict[str, tuple[Argument, Argument]]
     refused: frozenset[int] = frozenset()
+    ahead: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 NO_CARTS = DirtyCarts(0, [], {})
@@ -101,20 +103,20 @@ class Backlog:
     async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:
         """Clear the marks of carts that are written and have not changed since they were read.
 
-        Those of them that are closed leave Redis, unless they are set aside.
+        Those of them that are closed leave Redis, unless they are set aside. One that PostgreSQL
+        has at a later version than Redis, which came back older, goes on behind that.
         """
         seen = dirty.seen.items()
         written = [key for key, (cart_id, _) in seen if cart_id not in dirty.refused]
         set_aside = [key for key, (cart_id, _) in seen if cart_id in dirty.refused]
-        await self._clear("cart_flushed", [bucket.dirty, bucket.carts], dirty, written)
-        await self._clear("cart_set_aside", [bucket.dirty], dirty, set_aside)
-
-    async def _clear(
-        self, script: str, shared: Sequence[str], dirty: DirtyCarts, carts: Sequence[str]
-    ) -> None:
-        for keys in _slices(carts, _CLEARED_AT_ONCE):
-            versions = [part for key in keys for part in dirty.seen[key]]
-            await self.runner.run(script, [*shared, *keys], [dirty.read_ms, *versions])
+        for keys in _slices(written, _CLEARED_AT_ONCE):
+            facts = [part for key in keys for part in (*dirty.seen[key], *_row_of(dirty, key))]
+            shared = [bucket.dirty, bucket.carts]
+            await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *facts])
+        for keys in _slices(set_aside, _CLEARED_AT_ONCE):
+            facts = [part for key in keys for part in dirty.seen[key]]
+            shared = [bucket.dirty]
+            await self.runner.run("cart_set_aside", [*shared, *keys], [dirty.read_ms, *facts])
 
     async def mark(self, bucket: Bucket, cart_id: int) -> None:
         """Mark a cart as dirty, if it is in Redis: the next flush looks at it."""
@@ -140,6 +142,12 @@ class Backlog:
         milliseconds, _, sequence = offset.partition("-")
         first_kept = f"{milliseconds}-{int(sequence) + 1}"
         await self.redis.xtrim(bucket.prices, minid=first_kept, approximate=False)
+
+
+def _row_of(dirty: DirtyCarts, key: str) -> tuple[Argument, Argument]:
+    """The row that was found instead of written."""
+    cart_id, _ = dirty.seen[key]
+    return dirty.ahead.get(cart_id, GONE) if isinstance(cart_id, int) else GONE
 
 
 def _slices(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -16,17 +16,21 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from cartsvc import __version__, demo, dev, http, identity, keys, process, replay, rows, settings
+from cartsvc.app import store_of
+from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
 from cartsvc.errors import (
     CartError,
+    NotEmpty,
     NotWarm,
     OutcomeUnknown,
     OutOfStock,
     StockHeld,
     UnknownLetter,
     UnknownSku,
+    UnknownTenant,
 )
 from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
@@ -36,6 +40,8 @@ from cartsvc.replay import Replayed
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
 from cartsvc.stock import Recorded, Stock
+from cartsvc.warm import Warmed
+from cartsvc.warm import warm as rebuild
 
 T = TypeVar("T")
 
@@ -83,11 +89,31 @@ def main() -> None:
 
 def _told(error: Exception) -> str:
     match error:
+        case OutcomeUnknown(reason=reason):
+            return f"Redis: {reason}"
+        case CartError():
+            return _told_of_tenant(error)
+        case RedisError():
+            return f"Redis: {error}"
+        case OSError(filename=str() as name, strerror=str() as reason):
+            return f"{name}: {reason}"
+        case _ if isinstance(error, FAILURES):
+            return f"PostgreSQL: {error}" if str(error) else f"PostgreSQL: {type(error).__name__}"
+        case _:
+            return str(error)
+
+
+def _told_of_tenant(error: CartError) -> str:
+    match error:
         case NotWarm():
             return (
                 "Redis has nothing of this tenant, though PostgreSQL knows it: the two do not "
-                "belong together, or Redis has lost its data"
+                "belong together, or Redis has lost its data, and `cartsvc warm` rebuilds it"
             )
+        case NotEmpty(key=key):
+            return f"Redis has {key}, so it did not come back empty: nothing is rebuilt over it"
+        case UnknownTenant(tenant=tenant):
+            return f"PostgreSQL knows no tenant {tenant!r}"
         case UnknownSku(sku=sku):
             return f"the catalogue has no stock counter {sku!r}"
         case OutOfStock(sku=sku, free=free):
@@ -96,14 +122,6 @@ def _told(error: Exception) -> str:
             return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
         case UnknownLetter(number=number):
             return f"nothing is set aside under number {number}"
-        case OutcomeUnknown(reason=reason):
-            return f"Redis: {reason}"
-        case RedisError():
-            return f"Redis: {error}"
-        case OSError(filename=str() as name, strerror=str() as reason):
-            return f"{name}: {reason}"
-        case _ if isinstance(error, FAILURES):
-            return f"PostgreSQL: {error}" if str(error) else f"PostgreSQL: {type(error).__name__}"
         case _:
             return str(error)
 
@@ -151,6 +169,35 @@ def migrate() -> None:
 
     applied = _run(command())
     out.print("applied " + ", ".join(applied) if applied else "already up to date")
+
+
+@app.command()
+def warm(tenant: TenantOption = None) -> None:
+    """Rebuild a tenant in a Redis that came back empty; until then, changes are 503.
+
+    Catalogue, stock and carts come from PostgreSQL. What was not written to it is lost.
+    """
+    values = _settings()
+
+    async def command() -> Warmed | None:
+        async with _connected(values, tenant) as place:
+            runner, ledger = place.shelf.runner, place.ledger
+            store = store_of(values, runner)
+            archive = Archive(store, Backlog(runner), ledger, timeout_s=process.BULK_TIMEOUT_S)
+            return await rebuild(ledger, archive, place.shelf, place.bucket)
+
+    done = _run(command())
+    if done is None:
+        out.print("Redis has this tenant: there is nothing to rebuild")
+        return
+    out.print(
+        f"{done.products} products, {done.counters} counters, {done.holding_carts} carts that hold "
+        f"units, {done.cold_carts} others, which come back when they are touched"
+    )
+    for sku in done.oversold:
+        err.print(f"{sku}: more was sold than received; set its stock", markup=False)
+    if done.oversold:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -25,6 +25,7 @@ CartError
 │   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
+│   ├── NotEmpty           key: Redis has it, so it did not come back empty
 │   ├── UnknownLetter      number: nothing is set aside under it
 │   └── StockHeld          sku, held: carts hold more than the stock was to be set to
 ├── Unauthorized           who asks is not known, or is none who may
@@ -38,6 +39,7 @@ CartError
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
+│   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 ├── Again                  kept: the request was answered before, and is answered alike
@@ -233,6 +235,13 @@ class UnknownTenant(Refused):
     tenant: str
 
 
+class NotEmpty(Refused):
+    """A tenant is rebuilt in a Redis that has nothing of it; this one has `key`."""
+
+    facts = (("key", str),)
+    key: str
+
+
 class UnknownLetter(Refused):
     facts = (("number", int),)
     number: int
@@ -307,6 +316,10 @@ class LedgerAway(Unavailable):
 
     facts = (("reason", str),)
     reason: str
+
+
+class Rebuilt(Unavailable):
+    """Redis lost the tenant and was rebuilt meanwhile: what it said before is not written."""
 
 
 class RowsRefused(Unavailable):

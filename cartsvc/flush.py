@@ -8,13 +8,15 @@ halving its batch, and set aside, by whoever flushes; a request that writes one 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from cartsvc.backlog import NO_CARTS, START, Backlog, DirtyCarts
 from cartsvc.errors import RowsRefused
-from cartsvc.flush_rows import CartRows, rows_of
+from cartsvc.flush_rows import CartRows, Flush, Written, rows_of
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, PriceChange
@@ -45,83 +47,97 @@ async def carts(
     Leaves them to another flush of the bucket if there is one, or waits for that with `wait`.
     """
     behind = refused = 0
+    epoch = await ledger.epoch(bucket)
     written, batch = NO_CARTS, await _read(backlog, bucket, limit)
     for left in reversed(range(batches)):
         if not batch.dirty.seen:
             break
         turn = _turn(backlog, bucket, written, batch.dirty, limit if left else 0)
         async with _beside(turn) as turning:
-            done = await _write(ledger, bucket, batch.dirty.carts, batch.rows, wait=wait)
+            transaction = partial(ledger.flush, bucket, epoch=epoch, wait=wait)
+            done = await _write(transaction, bucket, batch)
             ahead = await turning
         if done is None:
             return Flushed(behind, refused)
         # Cleared from here on: before the commit, a crash would leave a change that nobody writes.
-        behind += done.behind
+        behind += done.written.behind
         refused += len(done.refused)
-        written, batch = replace(batch.dirty, refused=done.refused), ahead
+        written = replace(batch.dirty, refused=done.refused, ahead=done.written.ahead)
+        batch = ahead
     await backlog.flushed(bucket, written)
     return Flushed(behind, refused)
 
 
 class _Batch(NamedTuple):
+    """Carts to write, of those that were `dirty`, and their rows."""
+
+    carts: Sequence[Cart]
     dirty: DirtyCarts
     rows: CartRows
 
 
-class _Written(NamedTuple):
-    """How many rows of carts were behind, and the ids of the carts that are set aside instead."""
+class _Done(NamedTuple):
+    """What became of carts: what was written, and the ids of those that are set aside instead."""
 
-    behind: int
-    refused: frozenset[int]
+    written: Written
+    refused: frozenset[int] = frozenset()
+
+    def and_(self, other: "_Done") -> "_Done":
+        behind = self.written.behind + other.written.behind
+        ahead = self.written.ahead | other.written.ahead
+        return _Done(Written(behind, ahead), self.refused | other.refused)
+
+
+_NOTHING = _Done(Written(0, {}))
 
 
 async def _read(
     backlog: Backlog, bucket: Bucket, limit: int, besides: Collection[str] = ()
 ) -> _Batch:
     dirty = await backlog.dirty_carts(bucket, limit, besides=besides) if limit else NO_CARTS
-    return _Batch(dirty, rows_of(dirty.carts))
+    return _Batch(dirty.carts, dirty, rows_of(dirty.carts))
 
 
-async def _write(
-    ledger: Ledger, bucket: Bucket, carts: Sequence[Cart], rows: CartRows, *, wait: bool
-) -> _Written | None:
-    """Write carts, whose rows these are, or set aside what is refused of them.
+Transaction = Callable[[], AbstractAsyncContextManager[Flush | None]]
+
+
+async def _write(transaction: Transaction, bucket: Bucket, batch: _Batch) -> _Done | None:
+    """Write carts, or set aside what is refused of them.
 
     None if they were left to another flush; some may be written by then.
     """
     try:
-        async with ledger.flush(bucket, wait=wait) as flush:
-            return None if flush is None else _Written(await flush.write_rows(rows), frozenset())
+        async with transaction() as flush:
+            return None if flush is None else _Done(await flush.write_rows(batch.rows))
     except RowsRefused as error:
-        return await _write_apart(ledger, bucket, carts, error.reason, wait=wait)
+        return await _write_apart(transaction, bucket, batch, error.reason)
 
 
 async def _write_apart(
-    ledger: Ledger, bucket: Bucket, carts: Sequence[Cart], reason: str, *, wait: bool
-) -> _Written | None:
+    transaction: Transaction, bucket: Bucket, batch: _Batch, reason: str
+) -> _Done | None:
     """Write carts of which some are refused, half of them at a time; one is set aside."""
-    if len(carts) == 1:
-        return await _set_aside(ledger, bucket, carts[0], reason, wait=wait)
-    behind, refused = 0, frozenset[int]()
-    middle = len(carts) // 2
+    carts, middle = batch.carts, len(batch.carts) // 2
+    if not middle:
+        return await _set_aside(transaction, bucket, carts[0], reason)
+    done = _NOTHING
     for half in (carts[:middle], carts[middle:]):
-        written = await _write(ledger, bucket, half, rows_of(half), wait=wait)
+        written = await _write(transaction, bucket, batch._replace(carts=half, rows=rows_of(half)))
         if written is None:
             return None
-        behind += written.behind
-        refused |= written.refused
-    return _Written(behind, refused)
+        done = done.and_(written)
+    return done
 
 
 async def _set_aside(
-    ledger: Ledger, bucket: Bucket, cart: Cart, reason: str, *, wait: bool
-) -> _Written | None:
-    async with ledger.flush(bucket, wait=wait) as flush:
+    transaction: Transaction, bucket: Bucket, cart: Cart, reason: str
+) -> _Done | None:
+    async with transaction() as flush:
         if flush is None:
             return None
         number = await flush.set_aside(cart, reason)
     _tell(bucket, "cart", cart.id, cart.version, number, reason)
-    return _Written(0, frozenset([cart.id]))
+    return _NOTHING._replace(refused=frozenset([cart.id]))
 
 
 async def _turn(
@@ -148,16 +164,18 @@ async def these(backlog: Backlog, ledger: Ledger, bucket: Bucket, keys: Sequence
     """Write some carts now (keys), as far as they are in Redis."""
     async with ledger.write(bucket) as flush:
         found = await backlog.carts(bucket, keys)
-        await flush.write_carts(found.carts)
-    await backlog.flushed(bucket, found)
+        written = await flush.write_carts(found.carts)
+    await backlog.flushed(bucket, replace(found, ahead=written.ahead))
 
 
-async def closed(backlog: Backlog, ledger: Ledger, bucket: Bucket, cart: Cart) -> None:
-    """Write a cart as the script that closed it replied it.
+async def closed(
+    backlog: Backlog, ledger: Ledger, bucket: Bucket, cart: Cart, *, epoch: int | None
+) -> None:
+    """Write a cart as the script that closed it replied it, in that epoch of the bucket.
 
     Not as Redis has it by now: after a failover that may be the cart before.
     """
-    async with ledger.write(bucket) as flush:
+    async with ledger.write(bucket, epoch=epoch) as flush:
         await flush.write_carts([cart])
     key = await backlog.place(bucket, cart.id)
     if key is not None:

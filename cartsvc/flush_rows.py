@@ -54,21 +54,29 @@ _BODIES: dict[str, msgspec.json.Decoder[Any]] = {
 """What a dead letter of a kind holds."""
 
 
+class Written(NamedTuple):
+    """How many carts were newer than their rows. Of the others, the active rows that are `ahead`:
+    cart id -> version and time of the last change (ms)."""
+
+    behind: int
+    ahead: dict[int, tuple[int, int]]
+
+
 class Flush:
     """Writes of one bucket; they count when the transaction that made this commits."""
 
     def __init__(self, connection: Any, bucket: Bucket) -> None:
-        self._connection = connection
+        self.connection = connection
         self._bucket = bucket
 
-    async def write_carts(self, carts: Collection[Cart]) -> int:
-        """Write carts that are newer than their rows; returns how many were."""
+    async def write_carts(self, carts: Collection[Cart]) -> Written:
+        """Write carts that are newer than their rows, and count what converted ones sold."""
         return await self.write_rows(rows_of(carts))
 
-    async def write_rows(self, rows: CartRows) -> int:
+    async def write_rows(self, rows: CartRows) -> Written:
         """As `write_carts`."""
-        execute, tenant = self._connection.execute, self._bucket.tenant
-        written = await self._connection.fetch(query("upsert_carts"), tenant, *rows.carts)
+        execute, tenant = self.connection.execute, self._bucket.tenant
+        written = await self.connection.fetch(query("upsert_carts"), tenant, *rows.carts)
         ids = [row["id"] for row in written]
         known = [row["id"] for row in written if not row["is_new"]]
         if known:
@@ -76,11 +84,19 @@ class Flush:
         lines = (rows.line_carts, rows.line_ids, rows.lines)
         await execute(query("upsert_lines"), tenant, ids, *lines)
         await execute(query("remove_outdated"), tenant, ids)
-        return len(ids)
+        statuses = dict(zip(rows.carts[0], rows.carts[3], strict=True))
+        if converted := [cart_id for cart_id in ids if statuses[cart_id] == "CONVERTED"]:
+            await execute(query("sell"), tenant, converted)
+        others = statuses.keys() - set(ids)
+        return Written(len(ids), await self._ahead(list(others)) if others else {})
+
+    async def _ahead(self, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+        rows = await self.connection.fetch(query("active_rows"), self._bucket.tenant, ids)
+        return {row["id"]: (row["version"], row["updated_ms"]) for row in rows}
 
     async def prices_offset(self) -> str:
         """Id of the last stream entry that is written; nobody else moves it meanwhile."""
-        offset: str = await self._connection.fetchval(
+        offset: str = await self.connection.fetchval(
             query("prices_offset"), self._bucket.tenant, self._bucket.number
         )
         return offset
@@ -88,7 +104,7 @@ class Flush:
     async def advance_prices(self, offset: str) -> None:
         """Note how far the stream is written, in the same transaction as what it covers."""
         tenant, number = self._bucket.tenant, self._bucket.number
-        await self._connection.execute(query("advance_prices"), tenant, number, offset)
+        await self.connection.execute(query("advance_prices"), tenant, number, offset)
 
     async def write_prices(self, changes: Sequence[PriceChange]) -> int:
         """Write price changes that are not there yet; returns how many were not."""
@@ -104,7 +120,7 @@ class Flush:
             )
             for change in changes
         ]
-        done: str = await self._connection.execute(
+        done: str = await self.connection.execute(
             query("insert_prices"), self._bucket.tenant, *columns(rows, 8)
         )
         return int(done.rpartition(" ")[2])
@@ -118,7 +134,7 @@ class Flush:
             about = ("cart", refused.id, refused.version)
         else:
             about = ("price", refused.cart_id, refused.cart_version)
-        number: int | None = await self._connection.fetchval(
+        number: int | None = await self.connection.fetchval(
             query("set_aside"),
             self._bucket.tenant,
             self._bucket.number,
@@ -134,7 +150,7 @@ class Flush:
         Raises:
             RowsRefused: it can't be read, and so not be written either.
         """
-        row = await self._connection.fetchrow(query("letter"), number)
+        row = await self.connection.fetchrow(query("letter"), number)
         if row is None:
             return None
         try:
@@ -145,4 +161,4 @@ class Flush:
 
     async def remove_letter(self, number: int, version: int) -> None:
         """Forget what is set aside, unless it is a later version by now."""
-        await self._connection.execute(query("remove_letter"), number, version)
+        await self.connection.execute(query("remove_letter"), number, version)

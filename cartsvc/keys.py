@@ -25,7 +25,7 @@ TABLE = (
         "the owner's active cart: id, status, version, created, updated (ms), lines, last_line; "
         "per line q:<sku> = quantity (s:<sku> when saved for later), l:<sku> = what was fixed at "
         "addition, as JSON, h:<sku> = deadline (ms) and counter while its units are held, "
-        "u:<sku> = its last change (ms); "
+        "u:<sku> = its last change (ms), c:<sku> = the counter that it was sold from; "
         "due = its earliest deadline, notices = what its owner was not told yet",
     ),
     KeyKind(
@@ -98,7 +98,7 @@ TABLE = (
     KeyKind(
         "cold:{tenant:bucket}",
         "hash",
-        "cart_cool, cart_restore, cart_marked",
+        "cart_cool, cart_restore, cart_unmark, cartsvc warm",
         "<kind>:<owner> -> id of the active cart that only PostgreSQL has, and what its owner was "
         "not told yet",
     ),
@@ -113,6 +113,12 @@ TABLE = (
         "hash",
         "product_put, cart_reprice",
         "SKU whose price changed -> the last cart that has the new one; until all have it",
+    ),
+    KeyKind(
+        "warming:{tenant:bucket}",
+        "string",
+        "cartsvc warm",
+        "1 while the bucket is being rebuilt, or after that was broken off",
     ),
     KeyKind(
         "idem:{tenant:bucket}:<kind>:<owner>:<key>",
@@ -155,6 +161,7 @@ class Bucket:
         self.prices = f"prices:{self.tag}"
         self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.warming = f"warming:{self.tag}"
         self.shared = (
             self.seq,
             self.catalogue,

@@ -2,15 +2,15 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 import orjson
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from cartsvc import sql
 from cartsvc.catalog import Product
-from cartsvc.errors import RowsRefused, UnknownLetter, UnknownSku
+from cartsvc.errors import Rebuilt, RowsRefused, UnknownLetter, UnknownSku
 from cartsvc.flush_rows import Flush
 from cartsvc.keys import Bucket
 from cartsvc.model import (
@@ -176,7 +176,7 @@ class Ledger:
 
     async def active_versions(self, tenant: str, ids: Sequence[int]) -> dict[int, int]:
         """Id -> version of those of these carts that are active."""
-        rows = await self.pool.fetch(_q("active_versions"), tenant, ids)
+        rows = await self.pool.fetch(_q("active_rows"), tenant, ids)
         return {row["id"]: row["version"] for row in rows}
 
     async def idle_carts(
@@ -196,12 +196,25 @@ class Ledger:
         return found
 
     @contextlib.asynccontextmanager
-    async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator[Cart | None]:
-        """As `cart`, but it is not written by anybody else while the context lasts."""
+    async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator["Restorable | None"]:
+        """A cart that nobody else writes while the context lasts."""
         async with self._transaction() as connection:
             await connection.execute(_q("lock_cart"), tenant, cart_id)
-            carts = await _carts(connection, tenant, [cart_id])
+            carts = await _restorable(connection, tenant, [cart_id])
             yield carts[0] if carts else None
+
+    async def restorable(self, tenant: str, ids: Sequence[int]) -> list["Restorable"]:
+        """Carts, while nobody writes any."""
+        async with self._transaction() as connection:
+            return await _restorable(connection, tenant, ids)
+
+    async def epoch(self, bucket: Bucket) -> int | None:
+        """How often the bucket was rebuilt in Redis: to be asked before anything is read there.
+
+        None where PostgreSQL does not know the bucket.
+        """
+        found: int | None = await self.pool.fetchval(_q("epoch"), bucket.tenant, bucket.number)
+        return found
 
     async def carts(
         self, tenant: str, owner: Owner | None, *, limit: int, offset: int
@@ -242,34 +255,38 @@ class Ledger:
         """Let a cart that was abandoned or removed be there for nobody any more."""
         await self.pool.execute(_q("delete_cart"), tenant, cart_id)
 
-    async def ping(self) -> None:
-        """Fails as any call would while PostgreSQL is away."""
-        await self.pool.fetchval("SELECT 1")
-
     @contextlib.asynccontextmanager
-    async def flush(self, bucket: Bucket, *, wait: bool = False) -> AsyncIterator[Flush | None]:
+    async def flush(
+        self, bucket: Bucket, *, epoch: int | None = None, wait: bool = False
+    ) -> AsyncIterator[Flush | None]:
         """A transaction that writes carts and price changes of `bucket`.
 
         None while another worker's transaction does, or after it with `wait`: a matter of thrift,
-        since the version guard and the stream's offset keep two workers at once correct.
+        since the version guard and the stream's offset keep two workers at once correct. `epoch`
+        was the bucket's before anything was read in Redis; not needed if that is read within.
 
         Raises:
             RowsRefused: for what is written, at once or at the commit.
+            Rebuilt: it is not the bucket's epoch any more.
         """
         claim = _q("await_bucket" if wait else "claim_bucket")
-        with _refusals():
-            async with self._transaction() as connection:
-                claimed = await connection.fetchval(claim, bucket.tenant, bucket.number)
-                yield None if claimed is False else Flush(connection, bucket)
+        async with self.write(bucket, epoch=epoch) as flush:
+            claimed = await flush.connection.fetchval(claim, bucket.tenant, bucket.number)
+            yield None if claimed is False else flush
 
     @contextlib.asynccontextmanager
-    async def write(self, bucket: Bucket) -> AsyncIterator[Flush]:
+    async def write(self, bucket: Bucket, *, epoch: int | None = None) -> AsyncIterator[Flush]:
         """A transaction that writes some carts of `bucket`, whoever else flushes it.
 
-        Raises as `flush` does.
+        Takes, and raises, what `flush` does.
         """
+        place = (bucket.tenant, bucket.number)
         with _refusals():
             async with self._transaction() as connection:
+                await connection.execute(_q("share_epoch"), *place)
+                # Asked behind the lock, in a statement of its own, which sees what it waited for.
+                if epoch is not None and await connection.fetchval(_q("epoch"), *place) != epoch:
+                    raise Rebuilt
                 yield Flush(connection, bucket)
 
     async def letters(self, tenant: str | None, numbers: Collection[int] = ()) -> list[Letter]:
@@ -327,12 +344,31 @@ class CatalogueChange:
             rows = await connection.fetch(_q("counters"), tenant, skus)
         return {row["sku"]: row["received"] for row in rows}
 
+    async def begin_epoch(self, bucket: Bucket) -> str:
+        """Begin an epoch: what was read from Redis before it is not written any more.
+
+        Returns how far the bucket's price stream is written.
+        """
+        async with self._connection.transaction():
+            await self._connection.execute(_q("await_epoch"), bucket.tenant, bucket.number)
+            offset: str = await self._connection.fetchval(
+                _q("begin_epoch"), bucket.tenant, bucket.number
+            )
+        return offset
+
     async def recorded_stock(self, sku: str) -> int:
         """As the ledger's; on the connection that holds the lock, since others may all wait."""
         return await _recorded_stock(self._connection, self._tenant, sku)
 
+    async def receive(
+        self, deliveries: Sequence[tuple[str, int]], *, corrected: bool = False
+    ) -> None:
+        """Record units that come in, (SKU, units) each; as deliveries, or as corrections."""
+        columns = _columns(deliveries, 2)
+        await self._connection.execute(_q("receive_stock"), self._tenant, *columns, corrected)
+
     async def record_stock(self, levels: Collection[StockLevel]) -> None:
-        """Record what counters have received."""
+        """Record what counters have received, as Redis counts it; a difference is a correction."""
         rows = [(level.sku, level.received) for level in levels]
         await self._connection.execute(_q("record_stock"), self._tenant, *_columns(rows, 2))
 
@@ -369,6 +405,27 @@ async def _page(
     total = await connection.fetchval(_q(f"{what}_count"), tenant, *whose)
     rows = await connection.fetch(_q(f"{what}_page"), tenant, *whose, limit, offset)
     return [row["id"] for row in rows], total
+
+
+class Restorable(NamedTuple):
+    """A cart, at the version behind which it can go on; whether its row has that version.
+
+    If not, Redis lost the cart after price changes of it were written that the row does not have.
+    """
+
+    cart: Cart
+    is_as_flushed: bool
+
+
+async def _restorable(connection: Any, tenant: str, ids: Sequence[int]) -> list[Restorable]:
+    carts = await _carts(connection, tenant, ids)
+    rows = await connection.fetch(_q("last_events"), tenant, ids)
+    events = {row["id"]: row["version"] for row in rows}
+    found = []
+    for cart in carts:
+        version = max(cart.version, events.get(cart.id, 0))
+        found.append(Restorable(replace(cart, version=version), version == cart.version))
+    return found
 
 
 async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:
@@ -420,4 +477,5 @@ def _line(row: Any) -> Line:
         held_until_ms=None if held_until_ms is None else int(held_until_ms),
         saved=row["saved"],
         fixed_price=row["fixed_price"],
+        sold_from=row["sold_from"],
     )

@@ -92,7 +92,8 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
     `held_until_ms` is the deadline until which its units are the shopper's, None where they are
     not held. A line that is `saved` for later is no part of the order. One with a `fixed_price`
-    keeps it when the catalogue's changes.
+    keeps it when the catalogue's changes. Of a converted cart, `sold_from` is the counter (a SKU)
+    that its units were taken from; None where nobody counts them.
     """
 
     number: int
@@ -108,6 +109,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     held_until_ms: int | None = None
     saved: bool = False
     fixed_price: bool = False
+    sold_from: str | None = None
 
     @property
     def image_url(self) -> str | None:
@@ -224,8 +226,12 @@ class StockLevel(msgspec.Struct, frozen=True):
     sold: int
 
     @property
+    def on_hand(self) -> int:
+        return self.free + self.held
+
+    @property
     def received(self) -> int:
-        return self.free + self.held + self.sold
+        return self.on_hand + self.sold
 
 
 class PriceChange(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ async def _write(ledger: Ledger, backlog: Backlog, letter: Letter) -> bool:
         if row is None:
             return False
         if isinstance(row, Cart):
-            written = await flush.write_carts([row])
+            written = (await flush.write_carts([row])).behind
             await flush.remove_letter(letter.number, row.version)
             # A closed cart has stayed in Redis until now. The flush, which has to wait for the
             # commit, finds it written and lets it go.

@@ -318,17 +318,20 @@ class Store:
             raise error
         return cart
 
-    async def restore(self, bucket: Bucket, cart: Cart) -> Cart:
+    async def restore(
+        self, bucket: Bucket, cart: Cart, *, is_as_flushed: bool = True, warming: bool = False
+    ) -> Cart:
         """Put a cart back that PostgreSQL has and Redis has not; the one in Redis stays.
 
-        Whoever read it from PostgreSQL has to know that it was not closed since: one that was, and
-        has been flushed, is not known to Redis any more.
+        It is written anew if it is not `is_as_flushed`. `warming` says that the bucket is being
+        rebuilt. Whoever read it from PostgreSQL has to know that it was not closed since: one that
+        was, and has been flushed, is not known to Redis any more.
 
         Raises:
             NoCart: it was closed, and waits to be flushed.
         """
         arguments: list[Argument] = [cart.id, cart.version, cart.created_ms, cart.updated_ms]
-        arguments.append(cart.last_line)
+        arguments += (cart.last_line, int(is_as_flushed), int(warming))
         for line in cart.lines:
             deadline = "" if line.held_until_ms is None else line.held_until_ms
             kind = "s" if line.saved else "q"

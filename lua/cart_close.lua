@@ -50,12 +50,12 @@ end
 
 local function sell(line)
   local record = line.record
-  if line.counter then
-    redis.call('HINCRBY', held, line.counter, -line.units)
-    redis.call('HINCRBY', sold, line.counter, line.units)
-  elseif record.policy ~= 'untracked' then
-    redis.call('HINCRBY', stock, record.counter, -line.units)
-    redis.call('HINCRBY', sold, record.counter, line.units)
+  local counter = line.counter or record.policy ~= 'untracked' and record.counter
+  if counter then
+    local taken_from = line.counter and held or stock
+    redis.call('HINCRBY', taken_from, counter, -line.units)
+    redis.call('HINCRBY', sold, counter, line.units)
+    redis.call('HSET', cart.key, 'c:' .. line.sku, counter)
   end
   if line.limits and line.limits.max_per_buyer then
     redis.call('HINCRBY', buyers, ordered_field(cart, line.limits), line.units)

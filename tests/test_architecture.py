@@ -25,12 +25,13 @@ RINGS = [
         "store",
         "releases",
         "shelf",
-        "ledger",
         "flush_rows",
+        "ledger",
+        "recovery",
     },
-    {"backlog", "stock", "importer", "identity", "http", "upkeep", "replay"},
-    {"flush", "archive", "problems", "contract"},
-    {"core", "idle"},
+    {"backlog", "stock", "identity", "http", "upkeep", "replay"},
+    {"flush", "archive", "importer", "problems", "contract"},
+    {"core", "idle", "warm"},
     {"contracts"},
     {"openapi", "docs"},
     {"app", "worker", "wire"},
@@ -123,6 +124,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.sell(price="2.00", stock_policy="hold", max_per_buyer=9)
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
+    await shop.redis.set(shop.bucket.warming, 1)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
     cold = await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "cold"))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from cartsvc import flush as flush_module
 from cartsvc.backlog import Backlog, DirtyCarts
 from cartsvc.errors import NoCart, OutcomeUnknown
-from cartsvc.flush_rows import Flush
+from cartsvc.flush_rows import Flush, Written
 from cartsvc.ledger import Ledger
 from cartsvc.model import ClosedStatus, LineRequest, Owner
 from cartsvc.scripts import Runner
@@ -112,7 +112,7 @@ async def test_an_older_version_changes_nothing(
     before = await rows(ledger, CARTS), await rows(ledger, ITEMS)
     async with ledger.flush(open_shop.bucket) as late:
         assert late is not None
-        assert await late.write_carts(old.carts) == 0
+        assert (await late.write_carts(old.carts)).behind == 0
     assert (await rows(ledger, CARTS), await rows(ledger, ITEMS)) == before
 
 
@@ -312,7 +312,7 @@ async def test_a_batch_is_read_while_another_is_written(
             both_read.set()
         return found
 
-    async def held_up(*arguments: Any) -> int:
+    async def held_up(*arguments: Any) -> Written:
         await both_read.wait()
         return await write(*arguments)
 
@@ -436,7 +436,7 @@ async def test_whatever_changes_of_a_line_is_written(
         [line] = cart.lines
         cart = replace(cart, version=cart.version + 1, lines=[replace(line, **change)])
         async with ledger.write(open_shop.bucket) as writing:
-            assert await writing.write_carts([cart]) == 1
+            assert (await writing.write_carts([cart])).behind == 1
         assert await ledger.cart("default", cart.id) == cart, change
 
 
@@ -513,7 +513,7 @@ async def test_a_closed_cart_that_was_read_before_stays_closed(
     await carts(flush, shop, ledger)
     async with ledger.flush(shop.bucket) as late:
         assert late
-        assert await late.write_carts(read.carts) == 0
+        assert (await late.write_carts(read.carts)).behind == 0
     [row] = await rows(ledger, CARTS)
     assert row["status"] == "CONVERTED"
 

@@ -73,6 +73,8 @@ ERRORS: list[Exception] = [
     errors.NoCounter(LAMP),
     errors.HoldsDue("cart", "counter"),
     errors.Cold("cart", 256),
+    errors.Rebuilt(),
+    errors.RowsRefused("NotNullViolationError"),
     errors.OutcomeUnknown("timeout"),
     errors.Busy(4_096),
     errors.KeyReused(),
@@ -215,7 +217,12 @@ def test_the_errors_are_all_that_there_are() -> None:
     there = {error for error in every(CartError) if error.__module__ == errors.__name__}
     known = {type(error) for found in ERRORS_OF.values() for error in found}
     names = {CartError, errors.Unauthorized, errors.Unavailable, errors.Again}
-    assert there - known == names | {errors.UnknownSku, errors.StockHeld}
+    assert there - known == names | {
+        errors.UnknownSku,
+        errors.StockHeld,
+        errors.UnknownLetter,
+        errors.NotEmpty,
+    }
 
 
 def every(error: type[CartError]) -> set[type[CartError]]:

@@ -10,7 +10,7 @@ from cartsvc import embedded, replay
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import OutcomeUnknown, UnknownLetter
-from cartsvc.flush_rows import Flush
+from cartsvc.flush_rows import Flush, Written
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, Owner
@@ -188,7 +188,7 @@ async def test_a_letter_that_became_a_later_one_stays(
     letters = await ledger.letters(None)
     write = Flush.write_carts
 
-    async def late(self: Flush, carts: Any) -> int:
+    async def late(self: Flush, carts: Any) -> Written:
         await open_shop.add()
         await poison(open_shop)
         assert await worker.run_once() == Pass(refused=1)

@@ -12,6 +12,7 @@ from cartsvc.errors import (
     CartChanged,
     CartClosed,
     CartError,
+    NotEmpty,
     OutcomeUnknown,
     Refused,
     SoldOut,
@@ -213,7 +214,7 @@ def test_every_refusal_has_a_reply() -> None:
     kinds = set(Refused.__subclasses__())
     # UnknownSku and UnknownLetter are PostgreSQL's to say. A cart that changed is told, as a read
     # would tell it. What is closed may be known to PostgreSQL only, and a tenant is.
-    others = {UnknownSku, UnknownLetter, CartChanged, CartClosed, UnknownTenant}
+    others = {UnknownSku, UnknownLetter, NotEmpty, CartChanged, CartClosed, UnknownTenant}
     found = {error for error in REPLIES.values() if issubclass(error, Refused)}
     assert found == kinds - others | {SoldOut}
 
