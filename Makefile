@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test check format load bench lock clean
+.PHONY: help run test check format load bench chaos lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,6 +29,9 @@ load: .venv/installed ## Rehearse a sale with Locust, against a running service 
 
 bench: .venv/installed ## Measure beside the rivals that are installed, on an idle machine (15 min)
 	$(BIN)/python -m loadtests.bench
+
+chaos: .venv/installed ## Make things go wrong under load, and check what is promised (10 min)
+	$(BIN)/python -m loadtests.chaos
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \

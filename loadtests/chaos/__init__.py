@@ -1,0 +1,1 @@
+"""Faults on purpose, under load, and a checker of what the service promises."""

@@ -1,0 +1,104 @@
+"""Make things go wrong, one after the other, and print what held: `make chaos`."""
+
+import argparse
+import asyncio
+import json
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.chaos import faults
+from loadtests.chaos.broken import GUARDS, edited
+from loadtests.chaos.checker import RULES
+from loadtests.chaos.faults import Result
+
+_GUARDS_SCALE = 0.2
+"""How much of a fault is enough to show that a guard is missing."""
+
+RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="how much of each; 1: all")
+    parser.add_argument("--only", default="", help=", ".join(faults.ALL))
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    chosen = parser.parse_args()
+    names = chosen.only.split(",") if chosen.only else list(faults.ALL)
+    if unknown := set(names) - faults.ALL.keys():
+        parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(faults.ALL)}")
+    done = []
+    for name in names:
+        begun = time.monotonic()
+        result = asyncio.run(faults.ALL[name](chosen.scale))
+        done.append((result, time.monotonic() - begun))
+        _tell(result)
+    _print(done)
+    missed = [] if chosen.only else _unnoticed()
+    if not chosen.no_save and not chosen.only:
+        RESULTS.write_text(json.dumps(_saved(done), indent=2) + "\n")
+    sys.exit(bool(missed) or not all(result.holds for result, _ in done))
+
+
+def _unnoticed() -> list[str]:
+    """Guards without which the checker found nothing wrong."""
+    missed = []
+    for name, guard in GUARDS.items():
+        with tempfile.TemporaryDirectory(prefix="cartsvc-broken-") as folder:
+            tree = edited(guard.edits, Path(folder))
+            result = asyncio.run(faults.ALL[guard.fault](_GUARDS_SCALE, tree))
+        found = sorted(result.verdict.broken)
+        print(f"without a guard ({name}): {', '.join(found) or 'nothing'} found broken")
+        if not set(guard.rules) <= set(found):
+            missed.append(name)
+    return missed
+
+
+def _tell(result: Result) -> None:
+    for text in (*result.wrong, result.verdict.told()):
+        if text:
+            print(f"{result.name}: {text}", file=sys.stderr)
+
+
+def _print(done: list[tuple[Result, float]]) -> None:
+    table = Table("fault", "ok", "failed", "unknown", *RULES, "s", "")
+    for result, seconds in done:
+        counts = [f"{result.journal.outcomes[one]:,}" for one in ("ok", "failed", "unknown")]
+        notes = "; ".join(result.notes)
+        table.add_row(result.name, *counts, *_marks(result), f"{seconds:.0f}", notes)
+    Console(width=160).print(table)
+
+
+def _marks(result: Result) -> list[str]:
+    """Whether each rule holds; in brackets where it is not asked for."""
+    found = {rule: "broken" if rule in result.verdict.broken else "holds" for rule in RULES}
+    return [found[rule] if rule in result.rules else f"({found[rule]})" for rule in RULES]
+
+
+def _saved(done: list[tuple[Result, float]]) -> dict[str, object]:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {python}",
+        "faults": [
+            {
+                "fault": result.name,
+                "seconds": round(seconds, 1),
+                "outcomes": dict(result.journal.outcomes),
+                "rules": dict(zip(RULES, _marks(result), strict=True)),
+                "holds": result.holds,
+                "notes": result.notes,
+            }
+            for result, seconds in done
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

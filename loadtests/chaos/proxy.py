@@ -1,0 +1,56 @@
+"""A way to Redis on which replies get lost: what was asked for is done, and the connection ends."""
+
+import asyncio
+import contextlib
+import random
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class LossyProxy:
+    """Drops one reply of so many, at random; a reply is what comes in one read."""
+
+    def __init__(self, redis_url: str, *, loss: float, seed: int = 0) -> None:
+        self.target = urlsplit(redis_url)
+        self.loss = loss
+        self.lost = 0
+        self._random = random.Random(seed)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        user = self.target.netloc.rpartition("@")[0]
+        self.url = f"redis://{user}@127.0.0.1:{port}{self.target.path}"
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.close()
+
+    async def _connected(
+        self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
+    ) -> None:
+        server, to_server = await asyncio.open_connection(self.target.hostname, self.target.port)
+        asking = asyncio.create_task(_pass(client, to_server))
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            while data := await server.read(65_536):
+                if self._random.random() < self.loss:
+                    self.lost += 1
+                    break
+                to_client.write(data)
+                await to_client.drain()
+        to_client.close()
+        to_server.close()
+        asking.cancel()
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,92 @@
+"""The faults in their short form, and the checker: with a guard taken out it has to notice."""
+
+from pathlib import Path
+
+import pytest
+
+from cartsvc.model import Owner
+from loadtests.chaos import faults
+from loadtests.chaos.broken import GUARDS, edited
+from loadtests.chaos.journal import Journal, World
+
+SHORT = 0.04
+ANN = Owner("session", "ann")
+
+
+LONGER = {"points", "kills", "price-kills"}
+"""What takes its time, and is left to `make chaos`; `test_worker` kills the worker at each point."""
+
+
+@pytest.mark.parametrize("name", [name for name in faults.ALL if name not in LONGER])
+async def test_what_is_promised_holds(name: str) -> None:
+    result = await faults.ALL[name](SHORT)
+    assert result.holds, (result.wrong, result.verdict.told())
+    assert result.journal.outcomes["ok"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name in GUARDS if GUARDS[name].fault not in LONGER])
+async def test_a_missing_guard_is_noticed(name: str, tmp_path: Path) -> None:
+    guard = GUARDS[name]
+    result = await faults.ALL[guard.fault](0.2, edited(guard.edits, tmp_path))
+    assert set(guard.rules) <= result.verdict.broken.keys(), (result.wrong, result.notes)
+
+
+# What shoppers were told, and what may be true by that.
+
+
+def added(units: int) -> object:
+    return lambda world: world.with_lines({"a": dict(world.lines).get("a", 0) + units})
+
+
+def journal_of(*told: tuple[str, int, int | None]) -> Journal:
+    """Adds of one product: what came of each, its units, and what was shown."""
+    journal = Journal()
+    shopper = journal.shopper(ANN)
+    for outcome, units, shown in told:
+        journal.note(
+            shopper,
+            outcome,  # type: ignore[arg-type]
+            added(units),  # type: ignore[arg-type]
+            None if shown is None else {"a": shown},
+        )
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("told", "there", "is_right"),
+    [
+        ([("ok", 2, 2)], 2, True),
+        ([("ok", 2, 2)], 0, False),
+        ([("ok", 2, 2)], 4, False),
+        ([("failed", 2, None)], 0, True),
+        ([("failed", 2, None)], 2, False),
+        ([("unknown", 2, None)], 0, True),
+        ([("unknown", 2, None)], 2, True),
+        ([("unknown", 2, None)], 4, False),
+        ([("ok", 1, 1), ("unknown", 2, None), ("ok", 4, 7)], 7, True),
+        ([("ok", 1, 1), ("unknown", 2, None), ("ok", 4, 7)], 5, False),
+        ([("ok", 1, 1), ("ok", 4, 9)], 9, False),
+    ],
+)
+def test_what_may_be_true(
+    told: list[tuple[str, int, int | None]], there: int, is_right: bool
+) -> None:
+    journal = journal_of(*told)
+    journal.check(ANN, {"a": there}, [])
+    assert (not journal.wrong) == is_right
+
+
+def test_orders_are_compared_too() -> None:
+    journal = journal_of(("ok", 2, 2))
+    journal.note(journal.shopper(ANN), "ok", World.ordered)
+    journal.check(ANN, {}, [{"a": 2}])
+    assert not journal.wrong
+    journal.check(ANN, {}, [{"a": 2}, {"a": 2}])
+    assert journal.wrong
+
+
+def test_a_line_that_may_expire_may_be_gone() -> None:
+    journal = journal_of(("ok", 2, 2))
+    journal.shopper(ANN).expiring.add("a")
+    journal.check(ANN, {}, [])
+    assert not journal.wrong
