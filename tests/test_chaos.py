@@ -14,7 +14,7 @@ ANN = Owner("session", "ann")
 
 
 LONGER = {"points", "kills", "price-kills"}
-"""What takes its time, and is left to `make chaos`; `test_worker` kills the worker at each point."""
+"""What takes time is left to `make chaos`; `test_worker` kills the worker at each point."""
 
 
 @pytest.mark.parametrize("name", [name for name in faults.ALL if name not in LONGER])
