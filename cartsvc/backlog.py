@@ -9,7 +9,6 @@ from cartsvc.cart_hash import cart_of, fields_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, PriceChange
 from cartsvc.scripts import Argument, Runner
-from cartsvc.store import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,8 @@ class Backlog:
 
     async def carts(self, bucket: Bucket, keys: Sequence[str]) -> DirtyCarts:
         """The carts at these keys."""
-        read_ms = now_ms()
+        await self.runner.time_known()
+        read_ms = self.runner.clock.ms()
         carts: list[Cart] = []
         seen: dict[str, tuple[Argument, Argument]] = {}
         async for key, flat in self._hashes(keys):

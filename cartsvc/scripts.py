@@ -15,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from cartsvc.clock import Clock
 from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
 from cartsvc.link import Link, ReplyError, pack
 from cartsvc.model import Notice
@@ -116,6 +117,19 @@ class Runner:
     async def aclose(self) -> None:
         await self.link.aclose()
         await self.redis.aclose()
+
+    @property
+    def clock(self) -> Clock:
+        """Redis's time, as the link knows it."""
+        return self.link.clock
+
+    async def time_known(self) -> None:
+        """Wait for the link's first connection, if there was none yet: with it the time is known.
+
+        Raises as `run` does.
+        """
+        if not self.clock.is_known:
+            await self._ask("TIME")
 
     def script(self, name: str) -> Script:
         return load(name)

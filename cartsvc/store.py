@@ -6,7 +6,6 @@ the worker's, for many carts, and return how many lines they changed.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -40,10 +39,6 @@ RELEASE_FIELDS = 10_000
 """Fields of carts that it may look at."""
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Store:
     """The cart operations of every tenant.
 
@@ -52,6 +47,7 @@ class Store:
     has no active cart, `NoLine` where the cart has no such line. What is not asked `by_owner`, or
     with `authority`, leaves the cart's notices: its owner is still to be told. For
     `sold_out_memory_ms` an add is refused without asking where one before it was sold out.
+    `clock_ms` tells the time to the scripts: the runner's, which is Redis's, where nothing is said.
     """
 
     def __init__(
@@ -62,15 +58,15 @@ class Store:
         stock_policy: str = "check",
         hold_ttl_s: int = 600,
         sold_out_memory_ms: int = 0,
-        clock_ms: Callable[[], int] = now_ms,
+        clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self.runner = runner
         self.max_lines = max_lines
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
-        self.clock_ms = clock_ms
+        self.clock_ms = clock_ms or runner.clock.ms
         self.recent = RecentCarts()
-        self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
+        self.sold_out = SoldOutSkus(sold_out_memory_ms, self.clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
@@ -217,6 +213,7 @@ class Store:
         keys = [bucket.carts, bucket.seq, place]
 
         async def attempt() -> Any:
+            await self.runner.time_known()
             return await self.runner.run("cart_find", keys, [cart_id, self.clock_ms()])
 
         key, fields = await self._released(bucket, attempt)
@@ -371,8 +368,17 @@ class Store:
     ) -> Awaitable[Any]:
         if script != "cart_add":
             self.sold_out.forget(bucket)
+        if not self.runner.clock.is_known:
+            return self._first(script, bucket, keys, arguments)
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
         return self.runner.run(script, (*bucket.shared, *keys), (*terms, *arguments))
+
+    async def _first(
+        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:
+        """As `_once`, while the time is not known."""
+        await self.runner.time_known()
+        return await self._once(script, bucket, keys, arguments)
 
 
 def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:

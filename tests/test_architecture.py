@@ -15,7 +15,7 @@ PACKAGE = Path(cartsvc.__file__).parent
 # From the inside out: a module imports only from the rings before its own.
 RINGS = [
     {"settings", "errors", "model", "money"},
-    {"link", "keys", "sql", "notify", "catalog", "demo"},
+    {"clock", "link", "keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
     {"cart_hash", "adds", "recent", "sold_out", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
@@ -99,6 +99,14 @@ def test_only_settings_reads_the_environment() -> None:
     for file in PACKAGE.rglob("*.py"):
         if "os.environ" in file.read_text() or "getenv" in file.read_text():
             assert module_of(file) in allowed
+
+
+def test_only_the_clock_and_tokens_read_the_wall_clock() -> None:
+    # `wall_ms` is for what a process tells by itself: when it refused a request.
+    allowed = {"time.time": {"clock", "identity"}, "wall_ms": {"clock", "contracts"}}
+    for file in PACKAGE.rglob("*.py"):
+        for name, modules in allowed.items():
+            assert name not in file.read_text() or module_of(file) in modules, file
 
 
 def test_only_keys_spells_key_names() -> None:
