@@ -107,6 +107,12 @@ TABLE = (
         "product_put, cart_reprice",
         "SKU whose price changed -> the last cart that has the new one; until all have it",
     ),
+    KeyKind(
+        "sync:{tenant:bucket}",
+        "string",
+        "the API and the command line, with CARTSVC_DURABILITY=fsync",
+        "nothing: written before each wait for the append-only file, of every tenant",
+    ),
 )
 
 
@@ -134,6 +140,7 @@ class Bucket:
         self.dirty = f"dirty:{self.tag}"
         self.prices = f"prices:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.sync = f"sync:{self.tag}"
         self.shared = (
             self.seq,
             self.catalogue,

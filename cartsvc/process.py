@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from cartsvc import notify, scripts
-from cartsvc.app import create_app, store_of
+from cartsvc.app import create_app, store_of, sync_key
 from cartsvc.backlog import Backlog
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
@@ -144,7 +144,7 @@ def listen(settings: Settings) -> socket.socket:
 def bulk_runner(settings: Settings) -> Runner:
     """A runner for what is done outside of requests."""
     redis = scripts.connect(settings.redis_url, timeout_s=BULK_TIMEOUT_S, silence_s=BULK_TIMEOUT_S)
-    return Runner(redis, timeout_s=BULK_TIMEOUT_S)
+    return Runner(redis, timeout_s=BULK_TIMEOUT_S, sync_key=sync_key(settings))
 
 
 async def work(settings: Settings) -> bool:

@@ -53,5 +53,6 @@ class Stock:
         async with self.ledger.catalogue_change(self.bucket.tenant) as change:
             await change.recorded_stock(sku)
             level = await script(self.bucket, sku, units)
+            await self.shelf.synced()
             await change.record_stock([level])
         return Recorded(sku, level.received, level)

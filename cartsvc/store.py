@@ -84,7 +84,7 @@ class Store:
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
         try:
-            flat = await self._released(bucket, lambda: self.adds.add(bucket, key, arguments))
+            flat = await self._kept(bucket, lambda: self.adds.add(bucket, key, arguments))
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
@@ -324,7 +324,13 @@ class Store:
         def attempt() -> Awaitable[Any]:
             return self._once(script, bucket, keys, arguments)
 
-        return await self._released(bucket, attempt)
+        return await self._kept(bucket, attempt)
+
+    def _kept(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+        """As `_released`, for what is acknowledged: once it is on the disk, if it is to be."""
+        if self.runner.syncs is None:
+            return self._released(bucket, attempt)
+        return self.runner.syncs.after(lambda: self._released(bucket, attempt))
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""

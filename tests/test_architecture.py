@@ -5,9 +5,14 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 import cartsvc
 from cartsvc import keys
+from cartsvc.errors import OutcomeUnknown
+from cartsvc.link import Link
 from cartsvc.model import LineRequest, Owner
+from cartsvc.syncs import Syncs
 from tests.shop import ANN, LAMP, Shop
 
 PACKAGE = Path(cartsvc.__file__).parent
@@ -15,7 +20,7 @@ PACKAGE = Path(cartsvc.__file__).parent
 # From the inside out: a module imports only from the rings before its own.
 RINGS = [
     {"settings", "errors", "model", "money"},
-    {"clock", "link", "keys", "sql", "notify", "catalog", "demo"},
+    {"clock", "link", "syncs", "keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
     {"cart_hash", "adds", "recent", "sold_out", "store", "releases", "shelf", "ledger"},
     {"backlog", "stock", "importer", "identity", "http", "upkeep"},
@@ -122,6 +127,10 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.store.close(shop.bucket, ANN, "CONVERTED")
+    link = Link(shop.redis.connection_pool, timeout_s=5, in_flight=9)
+    with pytest.raises(OutcomeUnknown, match="appendonly is disabled"):
+        await Syncs(link, shop.bucket.sync, in_flight=9).synced()
+    await link.aclose()
     patterns = {
         re.sub(
             r"<\w+>",
