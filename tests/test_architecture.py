@@ -23,7 +23,7 @@ RINGS = [
     {"clock", "link", "syncs", "keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
     {"cart_hash", "adds", "recent", "sold_out", "store", "releases", "shelf", "ledger"},
-    {"backlog", "stock", "importer", "identity", "http", "upkeep"},
+    {"backlog", "stock", "importer", "identity", "http", "upkeep", "preflight"},
     {"flush", "archive", "problems", "contract"},
     {"core"},
     {"contracts"},
