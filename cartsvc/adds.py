@@ -24,7 +24,7 @@ Run = Callable[[str, Bucket, Sequence[str], Sequence[Argument]], Awaitable[Any]]
 
 class _Add(NamedTuple):
     future: asyncio.Future[Any]
-    cart: str
+    keys: Sequence[str]
     arguments: Sequence[Argument]
 
 
@@ -38,8 +38,8 @@ class Adds:
         self._waiting = 0
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def add(self, bucket: Bucket, cart: str, arguments: Sequence[Argument]) -> Any:
-        """The fields of a cart (key) once the lines in `arguments` are in it.
+    async def add(self, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The fields of a cart once the lines in `arguments` are in it; its key is the first.
 
         Raises:
             CartError: as `Runner.run` does.
@@ -53,7 +53,7 @@ class Adds:
             collected = self._collected[place] = []
             loop.call_soon(self._send, bucket, place)
         future = loop.create_future()
-        collected.append(_Add(future, cart, arguments))
+        collected.append(_Add(future, keys, arguments))
         self._waiting += 1
         try:
             return answer(await future)
@@ -72,9 +72,10 @@ class Adds:
             call.add_done_callback(self._calls.discard)
 
     async def _call(self, bucket: Bucket, adds: Sequence[_Add]) -> None:
+        keys = [key for add in adds for key in add.keys]
         arguments = [argument for add in adds for argument in add.arguments]
         try:
-            replies = await self.run(_SCRIPT, bucket, [add.cart for add in adds], arguments)
+            replies = await self.run(_SCRIPT, bucket, keys, arguments)
         except Exception as error:
             for add in adds:
                 if not add.future.done():

@@ -100,6 +100,8 @@ def store_of(settings: Settings, runner: Runner) -> Store:
         stock_policy=settings.stock_policy,
         hold_ttl_s=settings.hold_ttl_s,
         sold_out_memory_ms=settings.sold_out_memory_ms,
+        outcome_ttl_s=settings.idempotency_ttl_s,
+        max_outcomes=settings.idempotency_keys,
     )
 
 

@@ -6,12 +6,21 @@ What Redis has counts; PostgreSQL answers for carts that have left Redis, and fo
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from cartsvc import flush, scripts
 from cartsvc.backlog import Backlog
-from cartsvc.errors import CartClosed, CartExists, LedgerAway, NoCart, NoLine, OutcomeUnknown
+from cartsvc.errors import (
+    CartClosed,
+    CartError,
+    CartExists,
+    LedgerAway,
+    NoCart,
+    NoLine,
+    OutcomeUnknown,
+    Rebuilt,
+)
 from cartsvc.keys import Bucket
 from cartsvc.ledger import AWAY, Ledger
 from cartsvc.model import (
@@ -20,6 +29,7 @@ from cartsvc.model import (
     Cart,
     ClosedStatus,
     Line,
+    Once,
     Owner,
     PriceEvent,
     line_name,
@@ -62,6 +72,8 @@ class Archive:
 
     def __init__(self, store: Store, backlog: Backlog, ledger: Ledger, *, timeout_s: float) -> None:
         self.store = store
+        # Carts that the store does not find in Redis, but a marker of them, it asks for here.
+        store.bring_back = self.bring_back
         self.backlog = backlog
         self.ledger = ledger
         self.timeout_s = timeout_s
@@ -117,7 +129,39 @@ class Archive:
             return cart
 
     @_answered
-    async def make(self, bucket: Bucket, owner: Owner) -> Cart:
+    async def answer(
+        self, bucket: Bucket, once: Once, change: Callable[[Once], Awaitable[Cart | None]]
+    ) -> Cart | None:
+        """What a change gives; or gave, if the request was answered before.
+
+        It is looked up beforehand, since what it changed may not be found any more. A cart that it
+        closed is in PostgreSQL before it is answered again, too.
+        """
+        # Who was told so may have been answered all the same, by what PostgreSQL has.
+        with contextlib.suppress(NoCart):
+            cart = await self.store.outcome(bucket, once)
+            if once.is_replay:
+                return await self._closed(bucket, cart)
+        try:
+            return await change(once)
+        except CartError:
+            if once.at_ms:  # A script has decided.
+                raise
+            # One of the same key may have been faster, and is what was in the way.
+            cart = await self.store.outcome(bucket, once)
+            if not once.is_replay:
+                raise
+            return await self._closed(bucket, cart)
+
+    async def _closed(self, bucket: Bucket, cart: Cart | None) -> Cart | None:
+        if cart is not None and cart.status != ACTIVE:
+            await self._record(bucket, cart.id)
+            if await self.ledger.status(bucket.tenant, cart.id) != cart.status:
+                raise Rebuilt
+        return cart
+
+    @_answered
+    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
         """An empty cart for an owner who has none.
 
         Raises:
@@ -125,7 +169,7 @@ class Archive:
         """
         with contextlib.suppress(NoCart):
             raise CartExists((await self.active(bucket, owner)).id)
-        return await self.store.make(bucket, owner)
+        return await self.store.make(bucket, owner, once)
 
     @_answered
     async def open(self, bucket: Bucket, cart: Cart) -> Cart:
@@ -139,7 +183,7 @@ class Archive:
         try:
             cart = await self.store.find(bucket, cart.id)
         except NoCart:
-            await self._bring_back(bucket, cart.id)
+            await self._restore(bucket, cart.id)
             cart = await self.find(bucket, cart.id)
         if cart.status == DELETED:
             raise NoCart
@@ -163,41 +207,57 @@ class Archive:
             raise
 
     @_answered
-    async def close(self, bucket: Bucket, cart: Cart, status: ClosedStatus) -> Cart:
+    async def close(
+        self,
+        bucket: Bucket,
+        cart: Cart,
+        status: ClosedStatus,
+        once: Once | None = None,
+        *,
+        version: int | None = None,
+    ) -> Cart:
         """Close a cart, and see that PostgreSQL has it so. What is closed like that already, stays.
 
         Raises:
+            NoCart: it has another version than `version`.
             CartClosed: it is closed as something else.
             CartShort, CartChanged: as `Store.close`.
         """
         if cart.status == status:
             await self._record(bucket, cart.id)
             return cart
-        await self.ledger.ping()  # While PostgreSQL is away, nothing is closed.
+        # While PostgreSQL is away, nothing is closed.
+        epoch = await self.ledger.epoch(bucket)
         try:
             await self.open(bucket, cart)
-            closed = await self.store.close(bucket, cart.owner, status, cart_id=cart.id)
+            closed = await self.store.close(
+                bucket, cart.owner, status, cart_id=cart.id, version=version, once=once
+            )
         except (NoCart, CartClosed):
             # Somebody was faster; if with the same status, all is as asked for.
             closed = await self.find(bucket, cart.id)
+            if closed.status == ACTIVE:
+                raise
             if closed.status != status:
                 raise CartClosed(closed.id, closed.status) from None
-        await flush.closed(self.backlog, self.ledger, bucket, closed)
+        await flush.closed(self.backlog, self.ledger, bucket, closed, epoch=epoch)
         return closed
 
     @_answered
-    async def delete(self, bucket: Bucket, cart: Cart) -> None:
+    async def delete(self, bucket: Bucket, cart: Cart, once: Once | None = None) -> None:
         """Let a cart be there for nobody any more. What it held is free again.
 
         Raises:
             CartClosed: it is converted, and stays.
         """
         if cart.status == ACTIVE:
-            await self.close(bucket, cart, DELETED)
+            await self.close(bucket, cart, DELETED, once)
         elif cart.status == "CONVERTED":
             raise CartClosed(cart.id, cart.status)
         else:
             await self._record(bucket, cart.id)
+            if once is not None:
+                await self.store.keep_outcome(bucket, once)
             await self.ledger.delete_cart(bucket.tenant, cart.id)
 
     @_answered
@@ -224,19 +284,41 @@ class Archive:
             await flush.prices(self.backlog, self.ledger, bucket, _BATCH, wait=True)
         return await self.ledger.price_history(bucket.tenant, item)
 
-    async def _bring_back(self, bucket: Bucket, cart_id: int) -> None:
-        """Put an active cart back that only PostgreSQL has.
+    @_answered
+    async def bring_back(self, bucket: Bucket, owner: Owner, cart_id: int) -> None:
+        """Put a cart back of which Redis has a marker; if it is closed by now, forget the marker.
+
+        Raises:
+            LedgerAway: PostgreSQL does not know it. So this is not its PostgreSQL, or an older one.
+        """
+        await self._restore(bucket, cart_id)
+        status = await self.ledger.status(bucket.tenant, cart_id)
+        if status is None:
+            raise LedgerAway(f"it has no cart {cart_id}, which Redis left to it")
+        if status != ACTIVE:
+            await self.store.unmark(bucket, owner, cart_id)
+
+    async def _restore(self, bucket: Bucket, cart_id: int) -> None:
+        """Put an active cart back that only PostgreSQL has; nothing where it is not active.
 
         Redis knows of one that is closed until that is written, and it is not written meanwhile: so
         either this is the cart as it is, or Redis refuses it.
         """
-        async with self.ledger.held_cart(bucket.tenant, cart_id) as cart:
-            if cart is None or cart.status != ACTIVE:
+        async with self.ledger.held_cart(bucket.tenant, cart_id) as found:
+            if found is None or found.cart.status != ACTIVE:
                 return
             with contextlib.suppress(NoCart):
-                restored = await self.store.restore(bucket, cart)
+                cart, is_as_flushed = found
+                restored = await self.store.restore(bucket, cart, is_as_flushed=is_as_flushed)
                 if restored.id != cart_id:
                     raise CartExists(restored.id)
+
+    async def put_back(self, bucket: Bucket, ids: Sequence[int]) -> None:
+        """Put active carts back while the bucket is being rebuilt."""
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
+            for cart, is_as_flushed in await self.ledger.restorable(bucket.tenant, some):
+                await self.store.restore(bucket, cart, is_as_flushed=is_as_flushed, warming=True)
 
     async def _catch_up(self, bucket: Bucket, owner: Owner | None) -> None:
         """Write what is not in PostgreSQL yet of the carts that are to be listed.

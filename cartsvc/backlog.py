@@ -1,8 +1,8 @@
 """What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cartsvc.cart_hash import cart_of, fields_of
@@ -29,12 +29,16 @@ START = "0-0"
 class DirtyCarts:
     """Carts as they were at `read_ms`.
 
-    `seen` has id and version of every cart key that was looked at.
+    `seen` has id and version of every cart key that was looked at. Once they are written, `refused`
+    has the ids of carts that PostgreSQL does not take, and that are set aside; `ahead`, of those
+    that it has at a version as late or later, version and time of the last change (ms).
     """
 
     read_ms: int
     carts: list[Cart]
     seen: dict[str, tuple[Argument, Argument]]
+    refused: frozenset[int] = frozenset()
+    ahead: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 NO_CARTS = DirtyCarts(0, [], {})
@@ -77,8 +81,7 @@ class Backlog:
 
     async def carts(self, bucket: Bucket, keys: Sequence[str]) -> DirtyCarts:
         """The carts at these keys."""
-        await self.runner.time_known()
-        read_ms = self.runner.clock.ms()
+        read_ms = await self.runner.now_ms()
         carts: list[Cart] = []
         seen: dict[str, tuple[Argument, Argument]] = {}
         async for key, flat in self._hashes(keys):
@@ -99,12 +102,26 @@ class Backlog:
     async def flushed(self, bucket: Bucket, dirty: DirtyCarts) -> None:
         """Clear the marks of carts that are written and have not changed since they were read.
 
-        Those of them that are closed leave Redis.
+        Those of them that are closed leave Redis, unless they are set aside. One that PostgreSQL
+        has at a later version than Redis, which came back older, goes on behind that.
         """
-        for keys in _slices(list(dirty.seen), _CLEARED_AT_ONCE):
-            versions = [part for key in keys for part in dirty.seen[key]]
+        seen = dirty.seen.items()
+        written = [key for key, (cart_id, _) in seen if cart_id not in dirty.refused]
+        set_aside = [key for key, (cart_id, _) in seen if cart_id in dirty.refused]
+        for keys in _slices(written, _CLEARED_AT_ONCE):
+            facts = [part for key in keys for part in (*dirty.seen[key], *_row_of(dirty, key))]
             shared = [bucket.dirty, bucket.carts]
-            await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *versions])
+            await self.runner.run("cart_flushed", [*shared, *keys], [dirty.read_ms, *facts])
+        for keys in _slices(set_aside, _CLEARED_AT_ONCE):
+            facts = [part for key in keys for part in dirty.seen[key]]
+            shared = [bucket.dirty]
+            await self.runner.run("cart_set_aside", [*shared, *keys], [dirty.read_ms, *facts])
+
+    async def mark(self, bucket: Bucket, cart_id: int) -> None:
+        """Mark a cart as dirty, if it is in Redis: the next flush looks at it."""
+        key = await self.place(bucket, cart_id)
+        if key is not None:
+            await self.redis.zadd(bucket.dirty, {key: await self.runner.now_ms()}, nx=True)
 
     async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
         for some in _slices(keys, _READ_AT_ONCE):
@@ -124,6 +141,12 @@ class Backlog:
         milliseconds, _, sequence = offset.partition("-")
         first_kept = f"{milliseconds}-{int(sequence) + 1}"
         await self.redis.xtrim(bucket.prices, minid=first_kept, approximate=False)
+
+
+def _row_of(dirty: DirtyCarts, key: str) -> tuple[Argument, Argument]:
+    """The row that was found instead of written."""
+    cart_id, _ = dirty.seen[key]
+    return dirty.ahead.get(cart_id, GONE) if isinstance(cart_id, int) else GONE
 
 
 def _slices(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -68,6 +68,7 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
 
 
 def _lines(fields: dict[bytes, bytes]) -> list[Line]:
+    is_sold = fields.get(b"status") == b"CONVERTED"
     names = [name for name in fields if name[1] == _COLON and name[0] in _QUANTITIES]
     of_skus = [_of_sku(name[1:]) for name in names]
     # Decoded in one call: a cart of fifty is read as often as its shopper looks at it.
@@ -91,9 +92,16 @@ def _lines(fields: dict[bytes, bytes]) -> list[Line]:
             held_until_ms=int(held.partition(b" ")[0]) if held else None,
             saved=name[0] == _SAVED,
             fixed_price=bool(fixed.fixed),
+            sold_from=_counter(fields, name) if is_sold else None,
         )
         lines.append(line)
     return lines
+
+
+def _counter(fields: dict[bytes, bytes], quantity: bytes) -> str | None:
+    """What the units of the line at `q:<sku>` were sold from."""
+    counter = fields.get(b"c" + quantity[1:])
+    return counter.decode() if counter else None
 
 
 # A sale has few SKUs, and many carts.

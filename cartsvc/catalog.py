@@ -73,19 +73,24 @@ class Product(msgspec.Struct, frozen=True):
         return {self.id: 0, **dict(self.stock_of())}
 
 
-def records(product: Product, counters: Collection[str]) -> dict[str, str]:
+def records(
+    product: Product, counters: Collection[str], *, several: bool = False
+) -> dict[str, str]:
     """SKU -> what an add reads of it: the product's own first, then its variants'.
 
     `counters` are the SKUs that have a counter; a variant without one draws on its product's.
+    `several` says that carts have lines of variants, which may have left the product.
     """
-    found = {product.id: _record(product, None, product.id)}
+    several = several or bool(product.variants)
+    found = {product.id: _record(product, None, product.id, several)}
     for variant in product.variants:
         own = sku(product.id, variant.id)
-        found[own] = _record(product, variant, own if own in counters else product.id)
+        counter = own if own in counters else product.id
+        found[own] = _record(product, variant, counter, several)
     return found
 
 
-def _record(product: Product, variant: Variant | None, counter: str) -> str:
+def _record(product: Product, variant: Variant | None, counter: str, several: bool) -> str:
     """The record, in the order in which `lua/lib/catalogue.lua` reads it."""
     rules = product.rules
     limits = {
@@ -106,7 +111,7 @@ def _record(product: Product, variant: Variant | None, counter: str) -> str:
         "active": int(product.active),
         "policy": rules.stock_policy or "",
         "counter": counter,
-        "several": int(bool(product.variants)),
+        "several": int(several),
         "rules": {name: value for name, value in limits.items() if value is not None},
         # For the next time: those that are not named any more leave the catalogue.
         "variants": [one.id for one in product.variants] if variant is None else [],

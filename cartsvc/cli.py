@@ -15,17 +15,33 @@ from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cartsvc import __version__, demo, dev, identity, keys, process, rows, settings
+from cartsvc import __version__, demo, dev, http, identity, keys, process, replay, rows, settings
+from cartsvc.app import store_of
+from cartsvc.archive import Archive
+from cartsvc.backlog import Backlog
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
-from cartsvc.errors import CartError, NotWarm, OutcomeUnknown, OutOfStock, StockHeld, UnknownSku
+from cartsvc.errors import (
+    CartError,
+    NotEmpty,
+    NotWarm,
+    OutcomeUnknown,
+    OutOfStock,
+    StockHeld,
+    UnknownLetter,
+    UnknownSku,
+    UnknownTenant,
+)
 from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
-from cartsvc.model import MAX_QUANTITY
+from cartsvc.model import MAX_QUANTITY, MAX_SAFE_INT, Letter
+from cartsvc.replay import Replayed
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
 from cartsvc.stock import Recorded, Stock
+from cartsvc.warm import Warmed
+from cartsvc.warm import warm as rebuild
 
 T = TypeVar("T")
 
@@ -39,8 +55,10 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(help="The product catalogue.", no_args_is_help=True)
 stock_app = typer.Typer(help="Stock counters.", no_args_is_help=True)
+letters_app = typer.Typer(help="Rows that PostgreSQL refused.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(stock_app, name="stock")
+app.add_typer(letters_app, name="dead-letter")
 
 
 def _tenant(value: str | None) -> str | None:
@@ -52,6 +70,10 @@ def _tenant(value: str | None) -> str | None:
 TenantOption = Annotated[
     str | None,
     typer.Option("--tenant", callback=_tenant, help="Tenant; if not given, CARTSVC_TENANT."),
+]
+AnyTenantOption = Annotated[
+    str | None,
+    typer.Option("--tenant", callback=_tenant, help="Only this tenant's; if not given, all."),
 ]
 SkuArgument = Annotated[str, typer.Argument(help="<product>, or <product>/<variant>.")]
 
@@ -67,27 +89,39 @@ def main() -> None:
 
 def _told(error: Exception) -> str:
     match error:
-        case NotWarm():
-            return (
-                "Redis has nothing of this tenant, though PostgreSQL knows it: the two do not "
-                "belong together, or Redis has lost its data"
-            )
-        case UnknownSku(sku=sku):
-            return f"the catalogue has no stock counter {sku!r}"
-        case OutOfStock(sku=sku, free=free):
-            return f"only {free} units of {sku!r} are free"
-        case StockHeld(sku=sku, held=held):
-            return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
         case OutcomeUnknown(reason=reason):
             return f"Redis: {reason}"
-        case SettingError() | DevError() | EmbeddedError():
-            return str(error)
+        case CartError():
+            return _told_of_tenant(error)
         case RedisError():
             return f"Redis: {error}"
         case OSError(filename=str() as name, strerror=str() as reason):
             return f"{name}: {reason}"
         case _ if isinstance(error, FAILURES):
             return f"PostgreSQL: {error}" if str(error) else f"PostgreSQL: {type(error).__name__}"
+        case _:
+            return str(error)
+
+
+def _told_of_tenant(error: CartError) -> str:
+    match error:
+        case NotWarm():
+            return (
+                "Redis has nothing of this tenant, though PostgreSQL knows it: the two do not "
+                "belong together, or Redis has lost its data, and `cartsvc warm` rebuilds it"
+            )
+        case NotEmpty(key=key):
+            return f"Redis has {key}, so it did not come back empty: nothing is rebuilt over it"
+        case UnknownTenant(tenant=tenant):
+            return f"PostgreSQL knows no tenant {tenant!r}"
+        case UnknownSku(sku=sku):
+            return f"the catalogue has no stock counter {sku!r}"
+        case OutOfStock(sku=sku, free=free):
+            return f"only {free} units of {sku!r} are free"
+        case StockHeld(sku=sku, held=held):
+            return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
+        case UnknownLetter(number=number):
+            return f"nothing is set aside under number {number}"
         case _:
             return str(error)
 
@@ -135,6 +169,35 @@ def migrate() -> None:
 
     applied = _run(command())
     out.print("applied " + ", ".join(applied) if applied else "already up to date")
+
+
+@app.command()
+def warm(tenant: TenantOption = None) -> None:
+    """Rebuild a tenant in a Redis that came back empty; until then, changes are 503.
+
+    Catalogue, stock and carts come from PostgreSQL. What was not written to it is lost.
+    """
+    values = _settings()
+
+    async def command() -> Warmed | None:
+        async with _connected(values, tenant) as place:
+            runner, ledger = place.shelf.runner, place.ledger
+            store = store_of(values, runner)
+            archive = Archive(store, Backlog(runner), ledger, timeout_s=process.BULK_TIMEOUT_S)
+            return await rebuild(ledger, archive, place.shelf, place.bucket)
+
+    done = _run(command())
+    if done is None:
+        out.print("Redis has this tenant: there is nothing to rebuild")
+        return
+    out.print(
+        f"{done.products} products, {done.counters} counters, {done.holding_carts} carts that hold "
+        f"units, {done.cold_carts} others, which come back when they are touched"
+    )
+    for sku in done.oversold:
+        err.print(f"{sku}: more was sold than received; set its stock", markup=False)
+    if done.oversold:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -224,6 +287,54 @@ def stock_add(
 ) -> None:
     """Take units in; after `--`, a negative number takes them out as far as they are free."""
     _stock(tenant, lambda stock: stock.add(sku, units))
+
+
+@letters_app.command(name="list")
+def letters_list(tenant: AnyTenantOption = None) -> None:
+    """Print what is set aside: number, tenant, kind, cart id, version, when, why; a line each."""
+
+    async def command() -> list[Letter]:
+        async with _connected(_settings(), tenant) as place:
+            return await place.ledger.letters(tenant)
+
+    for letter in _run(command()):
+        when = http.timestamp(letter.set_aside_ms)
+        about = f"{letter.number}  {letter.tenant}  {letter.kind}  {letter.cart_id}"
+        out.print(_plain(f"{about}  {letter.version}  {when}  {letter.reason}"))
+
+
+@letters_app.command(name="replay")
+def letters_replay(
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, max=MAX_SAFE_INT, help="As `list` has them; if there are none, all."),
+    ] = None,
+    tenant: AnyTenantOption = None,
+) -> None:
+    """Write what is set aside once more; status 1 if any is still refused, and so stays.
+
+    What PostgreSQL has already, as it is or newer, is superseded, and goes.
+    """
+
+    async def command() -> Replayed:
+        async with _connected(_settings(), tenant) as place:
+            letters = await place.ledger.letters(tenant, numbers or [])
+            backlog = Backlog(place.shelf.runner)
+            return await replay.run(place.ledger, backlog, letters, on_refused=_tell_refused)
+
+    done = _run(command())
+    out.print(f"{done.written} written, {done.superseded} superseded, {done.refused} still refused")
+    if done.refused:
+        raise typer.Exit(1)
+
+
+def _tell_refused(letter: Letter, reason: str) -> None:
+    err.print(_plain(f"number {letter.number}: {reason}"))
+
+
+def _plain(text: str) -> Text:
+    """A text that a terminal shows as it is, whatever characters it has."""
+    return Text("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))
 
 
 class _Place(NamedTuple):

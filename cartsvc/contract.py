@@ -40,6 +40,11 @@ class Operation(NamedTuple):
     status: int = 200
     parameters: tuple[Parameter, ...] = ()
 
+    @property
+    def changes(self) -> bool:
+        """Whether it changes a cart; then a request may have an idempotency key."""
+        return self.method != "GET"
+
 
 class Contract(NamedTuple):
     """An HTTP contract: its operations, and `refuse`, which puts an error into its words.

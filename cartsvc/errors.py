@@ -21,8 +21,12 @@ CartError
 │   ├── CartChanged        the cart lost lines, and its owner is told now
 │   ├── CartClosed         cart_id, status: the cart takes no changes any more
 │   ├── CartExists         cart_id: the owner has an active cart
+│   ├── KeyReused          the idempotency key is another request's
+│   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
+│   ├── NotEmpty           key: Redis has it, so it did not come back empty
+│   ├── UnknownLetter      number: nothing is set aside under it
 │   └── StockHeld          sku, held: carts hold more than the stock was to be set to
 ├── Unauthorized           who asks is not known, or is none who may
 │   ├── NoToken
@@ -31,10 +35,14 @@ CartError
 ├── Unavailable            the service can't decide now; worth trying again
 │   ├── NotWarm            the tenant's data is not in Redis
 │   ├── NoCounter          sku: its stock counter is missing, and stock is never guessed
+│   ├── Cold               cart, cart_id: only PostgreSQL has it; it is brought back first
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
+│   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
+│   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
+├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
 """
 
@@ -210,9 +218,33 @@ class PriceDiffers(Refused):
     price_minor: int
 
 
+class KeyReused(Refused):
+    """The idempotency key was sent with another request before."""
+
+
+class KeysSpent(Refused):
+    """The owner has used `max_keys` idempotency keys; after `wait_ms` there are more."""
+
+    facts = (("max_keys", int), ("wait_ms", int))
+    max_keys: int
+    wait_ms: int
+
+
 class UnknownTenant(Refused):
     facts = (("tenant", str),)
     tenant: str
+
+
+class NotEmpty(Refused):
+    """A tenant is rebuilt in a Redis that has nothing of it; this one has `key`."""
+
+    facts = (("key", str),)
+    key: str
+
+
+class UnknownLetter(Refused):
+    facts = (("number", int),)
+    number: int
 
 
 class StockHeld(Refused):
@@ -256,6 +288,14 @@ class NoCounter(Unavailable):
     sku: str
 
 
+class Cold(Unavailable):
+    """The cart (its key) has left Redis, where only a marker says that PostgreSQL has it."""
+
+    facts = (("cart", str), ("cart_id", int))
+    cart: str
+    cart_id: int
+
+
 class HoldsDue(Unavailable):
     """Units are held although the time is up: by the cart itself (its key), or on the counter."""
 
@@ -278,11 +318,32 @@ class LedgerAway(Unavailable):
     reason: str
 
 
+class Rebuilt(Unavailable):
+    """Redis lost the tenant and was rebuilt meanwhile: what it said before is not written."""
+
+
+class RowsRefused(Unavailable):
+    """PostgreSQL does not take what was to be written, so nothing of it is.
+
+    `reason` tells why, without values of it. A flush sets aside what is refused by itself.
+    """
+
+    facts = (("reason", str),)
+    reason: str
+
+
 class OutcomeUnknown(Unavailable):
     """Redis did not answer in time, or the connection broke: never repeated by the service."""
 
     facts = (("reason", str),)
     reason: str
+
+
+class Again(CartError):
+    """The request was answered before; `kept` is what `lua/lib/once.lua` kept of that."""
+
+    facts = (("kept", str.encode),)
+    kept: bytes
 
 
 class Invalid(CartError):
@@ -316,5 +377,9 @@ REPLIES: dict[str, type[CartError]] = {
     "CART_EXISTS": CartExists,
     "PRICE_DIFFERS": PriceDiffers,
     "STOCK_HELD": StockHeld,
+    "COLD": Cold,
     "HOLDS_DUE": HoldsDue,
+    "KEY_REUSED": KeyReused,
+    "KEYS_SPENT": KeysSpent,
+    "AGAIN": Again,
 }

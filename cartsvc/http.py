@@ -1,5 +1,6 @@
 """Requests and replies: what every contract shares of HTTP."""
 
+import hashlib
 import json
 import logging
 import re
@@ -8,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,7 +17,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from cartsvc.errors import CartError, Invalid, Unavailable
-from cartsvc.model import Line, Notice
+from cartsvc.model import Line, Notice, Once, Owner
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,21 @@ NO_CONTENT = 204
 
 RETRY_AFTER = (b"retry-after", b"1")
 NOTICE = b"x-cart-notice"
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header by which a request that is sent again is known; on every operation that changes."""
+
+REPLAY = (b"idempotent-replay", b"true")
+"""What says that a request had been answered before, like this."""
+
+MAX_KEY = 255
+"""Longest idempotency key, in characters."""
+
+Key = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^[ -~]{{1,{MAX_KEY}}}$"})]
+"""An idempotency key, as machines are told of it; `once` checks it."""
+
+_KEY_MUST = f"header must be 1 to {MAX_KEY} printable ASCII characters"
+_KEY_NEEDS_OWNER = "header needs a session: without, each request would begin another cart"
 
 _encode = msgspec.json.Encoder().encode
 _FIELD = re.compile(r"at `\$\.(\w+)|required field `(\w+)`")
@@ -124,6 +140,8 @@ class Endpoint:
             answer = self.refuse(error, scope)
             if isinstance(error, CartError) and error.notices:
                 answer = answer._replace(headers=(*answer.headers, *notice_header(error.notices)))
+        if "once" in scope and scope["once"].is_replay:
+            answer = answer._replace(headers=(*answer.headers, REPLAY))
         await answer.send(send)
 
     async def _no_method(self, _: Scope, __: bytes) -> NoReturn:
@@ -163,11 +181,38 @@ def header(scope: Scope, name: str) -> str | None:
     Raises:
         Invalid: it is there more than once, with different values.
     """
-    wanted = name.lower().encode()
-    values = {value for key, value in scope["headers"] if key == wanted}
-    if len(values) > 1:
-        raise Invalid(name, "header must be sent once")
-    return values.pop().decode("latin-1") if values else None
+    wanted, found = name.lower().encode(), None
+    for key, value in scope["headers"]:
+        if key == wanted:
+            if found not in (None, value):
+                raise Invalid(name, "header must be sent once")
+            found = value
+    return None if found is None else found.decode("latin-1")
+
+
+def once(scope: Scope, body: bytes, caller: Owner | None) -> Once | None:
+    """The request, if it has an idempotency key; None if it has not.
+
+    Raises:
+        Invalid: the key has not the form of one, or there is no caller whose it could be.
+    """
+    key = header(scope, IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if not (key.isascii() and key.isprintable() and 0 < len(key) <= MAX_KEY):
+        raise Invalid(IDEMPOTENCY_KEY, _KEY_MUST)
+    if caller is None:
+        raise Invalid(IDEMPOTENCY_KEY, _KEY_NEEDS_OWNER)
+    parts = (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body)
+    fingerprint = hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+    asked = scope["once"] = Once(caller, key, fingerprint)
+    return asked
+
+
+def answered_ms(scope: Scope, now_ms: int) -> int:
+    """When a request is answered: now, or when it was answered first."""
+    asked: Once | None = scope.get("once")
+    return asked.at_ms or now_ms if asked else now_ms
 
 
 def query(scope: Scope, name: str) -> str | None:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from cartsvc import catalog
+from cartsvc import catalog, stock
 from cartsvc.catalog import Product
-from cartsvc.errors import NotWarm
+from cartsvc.errors import NotWarm, StockHeld
 from cartsvc.keys import Bucket
 from cartsvc.ledger import CatalogueChange, Ledger
-from cartsvc.model import StockLevel
 from cartsvc.rows import Row
 from cartsvc.shelf import Shelf
 
@@ -81,17 +80,12 @@ class Importer:
             sku: (units, line) for line, product in products for sku, units in product.stock_of()
         }
         stocks = [(sku, units) for sku, (units, _) in named.items()]
-        levels = []
-        for result in await self.shelf.set_stocks(self.bucket, stocks):
-            if isinstance(result, StockLevel):
-                levels.append(result)
-            else:
-                units, line = named[result.sku]
-                refuse(
-                    line, f"stock {units} of {result.sku} is less than carts hold, {result.held}"
-                )
-        await change.record_stock(levels)
-        return len(levels)
+        results = await stock.correct(change, self.shelf, self.bucket, stocks)
+        held = [result for result in results if isinstance(result, StockHeld)]
+        for result in held:
+            units, line = named[result.sku]
+            refuse(line, f"stock {units} of {result.sku} is less than carts hold, {result.held}")
+        return len(results) - len(held)
 
     async def _open(self) -> None:
         """Make a new bucket warm; one that PostgreSQL knows has to be, or Redis has lost it."""

@@ -3,11 +3,11 @@
 import secrets
 from typing import NamedTuple
 
-from cartsvc.model import Owner
+from cartsvc.model import Once, Owner
 
 
 class KeyKind(NamedTuple):
-    """A row of the table that operators read (`cartsvc keys`). No key here has a TTL."""
+    """A row of the table that operators read (`cartsvc keys`). Only the last two have a TTL."""
 
     pattern: str
     type: str
@@ -25,14 +25,14 @@ TABLE = (
         "the owner's active cart: id, status, version, created, updated (ms), lines, last_line; "
         "per line q:<sku> = quantity (s:<sku> when saved for later), l:<sku> = what was fixed at "
         "addition, as JSON, h:<sku> = deadline (ms) and counter while its units are held, "
-        "u:<sku> = its last change (ms); "
+        "u:<sku> = its last change (ms), c:<sku> = the counter that it was sold from; "
         "due = its earliest deadline, notices = what its owner was not told yet",
     ),
     KeyKind(
         "closed:{tenant:bucket}:<token>:<kind>:<owner>",
         "hash",
         "cart_close, cart_merge, cart_flushed",
-        "a cart that is no longer active, until it is in PostgreSQL",
+        "a cart that is no longer active, until PostgreSQL has it as a row",
     ),
     KeyKind("carts:{tenant:bucket}", "hash", _CARTS, "cart id -> cart key"),
     KeyKind(
@@ -92,8 +92,15 @@ TABLE = (
     KeyKind(
         "dirty:{tenant:bucket}",
         "zset",
-        f"{_CARTS}, hold_release, cart_flushed",
+        f"{_CARTS}, hold_release, cart_flushed, `cartsvc dead-letter replay`",
         "cart key -> when its oldest unflushed change was made, ms",
+    ),
+    KeyKind(
+        "cold:{tenant:bucket}",
+        "hash",
+        "cart_cool, cart_restore, cart_unmark, cartsvc warm",
+        "<kind>:<owner> -> id of the active cart that only PostgreSQL has, and what its owner was "
+        "not told yet",
     ),
     KeyKind(
         "prices:{tenant:bucket}",
@@ -112,6 +119,25 @@ TABLE = (
         "string",
         "the API and the command line, with CARTSVC_DURABILITY=fsync",
         "nothing: written before each wait for the append-only file, of every tenant",
+    ),
+    KeyKind(
+        "warming:{tenant:bucket}",
+        "string",
+        "cartsvc warm",
+        "1 while the bucket is being rebuilt, or after that was broken off",
+    ),
+    KeyKind(
+        "idem:{tenant:bucket}:<kind>:<owner>:<key>",
+        "string",
+        f"{_CARTS}, outcome_keep",
+        "of a request with an idempotency key (%-encoded): its fingerprint, when it was answered "
+        "(ms), the cart's key, the script's reply; as Redis sends them",
+    ),
+    KeyKind(
+        "idem_count:{tenant:bucket}:<kind>:<owner>",
+        "string",
+        f"{_CARTS}, outcome_keep",
+        "how many idempotency keys the owner has used while the first of them was kept",
     ),
 )
 
@@ -139,8 +165,10 @@ class Bucket:
         self.carts = f"carts:{self.tag}"
         self.dirty = f"dirty:{self.tag}"
         self.prices = f"prices:{self.tag}"
+        self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
         self.sync = f"sync:{self.tag}"
+        self.warming = f"warming:{self.tag}"
         self.shared = (
             self.seq,
             self.catalogue,
@@ -154,6 +182,7 @@ class Bucket:
             self.carts,
             self.dirty,
             self.prices,
+            self.cold,
         )
 
     def cart(self, owner: Owner) -> str:
@@ -162,6 +191,16 @@ class Bucket:
     def closed(self, owner: Owner) -> str:
         """A key, not used before, for a cart that its owner has no longer."""
         return f"closed:{self.tag}:{secrets.token_hex(8)}:{owner.kind}:{owner.id}"
+
+    @staticmethod
+    def marked(owner: Owner) -> str:
+        """How `cold` names an owner; a script takes it from the cart's key."""
+        return f"{owner.kind}:{owner.id}"
+
+    def once(self, once: Once) -> tuple[str, str]:
+        """Where a request's outcome is, and how many keys its owner has used."""
+        owner = f"{self.tag}:{once.caller.kind}:{once.caller.id}"
+        return f"idem:{owner}:{once.name}", f"idem_count:{owner}"
 
     def owner(self, cart_key: str) -> Owner:
         """The owner whose cart `cart_key` is, or was."""

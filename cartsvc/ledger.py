@@ -1,30 +1,32 @@
 """PostgreSQL: the record of catalogue and stock, and the durable copy of the carts."""
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import asyncpg
-import msgspec
 import orjson
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from cartsvc import sql
 from cartsvc.catalog import Product
-from cartsvc.errors import UnknownSku
+from cartsvc.errors import Rebuilt, RowsRefused, UnknownLetter, UnknownSku
+from cartsvc.flush_rows import Flush
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
     MAX_LINE,
     Cart,
+    Letter,
     Line,
     Owner,
-    PriceChange,
     PriceEvent,
     StockLevel,
     item_id,
-    split_sku,
 )
+from cartsvc.settings import SettingError, variable
+from cartsvc.sql import columns as _columns
+from cartsvc.sql import query as _q
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a call raises when PostgreSQL is away, or refuses."""
@@ -39,6 +41,17 @@ AWAY = (
     TimeoutError,
 )
 """Those of them that are worth trying again; the others are faults of ours."""
+
+_REFUSALS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.CardinalityViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""Those that speak of the data itself, by PostgreSQL or by the driver that encodes for it.
+
+The last two are of a line number that a cart has twice, and a text too long for its index.
+"""
 
 _MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -89,9 +102,16 @@ class Ledger:
             yield connection
 
     async def migrate(self) -> list[str]:
-        """Apply the migrations that are missing, each once; returns their names."""
+        """Apply the migrations that are missing, each once; returns their names.
+
+        Raises:
+            SettingError: the database can't hold every character that names and owners may have.
+        """
         applied = []
         async with self._transaction() as connection:
+            encoding = await connection.fetchval("SHOW server_encoding")
+            if encoding != "UTF8":
+                raise SettingError(f"{variable('database_url')}: is in {encoding}, not in UTF8")
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
             await connection.execute(_MIGRATIONS)
             rows = await connection.fetch("SELECT version FROM schema_migrations")
@@ -154,13 +174,47 @@ class Ledger:
             carts = await _carts(connection, tenant, [cart_id])
         return carts[0] if carts else None
 
+    async def active_versions(self, tenant: str, ids: Sequence[int]) -> dict[int, int]:
+        """Id -> version of those of these carts that are active."""
+        rows = await self.pool.fetch(_q("active_rows"), tenant, ids)
+        return {row["id"]: row["version"] for row in rows}
+
+    async def idle_carts(
+        self, tenant: str, kinds: Collection[str], before_ms: int, *, after: int, limit: int
+    ) -> tuple[list[int], int | None]:
+        """Ids of active carts of such owners that were not changed since then.
+
+        Looks at `limit` carts behind the id `after`, and tells the last one's; None at their end.
+        """
+        rows = await self.pool.fetch(_q("next_carts"), tenant, after, limit, list(kinds), before_ms)
+        idle = [row["id"] for row in rows if row["is_idle"]]
+        return idle, rows[-1]["id"] if len(rows) == limit else None
+
+    async def status(self, tenant: str, cart_id: int) -> str | None:
+        """A cart's status; None where there is no such cart."""
+        found: str | None = await self.pool.fetchval(_q("cart_status"), tenant, cart_id)
+        return found
+
     @contextlib.asynccontextmanager
-    async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator[Cart | None]:
-        """As `cart`, but it is not written by anybody else while the context lasts."""
+    async def held_cart(self, tenant: str, cart_id: int) -> AsyncIterator["Restorable | None"]:
+        """A cart that nobody else writes while the context lasts."""
         async with self._transaction() as connection:
             await connection.execute(_q("lock_cart"), tenant, cart_id)
-            carts = await _carts(connection, tenant, [cart_id])
+            carts = await _restorable(connection, tenant, [cart_id])
             yield carts[0] if carts else None
+
+    async def restorable(self, tenant: str, ids: Sequence[int]) -> list["Restorable"]:
+        """Carts, while nobody writes any."""
+        async with self._transaction() as connection:
+            return await _restorable(connection, tenant, ids)
+
+    async def epoch(self, bucket: Bucket) -> int | None:
+        """How often the bucket was rebuilt in Redis: to be asked before anything is read there.
+
+        None where PostgreSQL does not know the bucket.
+        """
+        found: int | None = await self.pool.fetchval(_q("epoch"), bucket.tenant, bucket.number)
+        return found
 
     async def carts(
         self, tenant: str, owner: Owner | None, *, limit: int, offset: int
@@ -201,27 +255,52 @@ class Ledger:
         """Let a cart that was abandoned or removed be there for nobody any more."""
         await self.pool.execute(_q("delete_cart"), tenant, cart_id)
 
-    async def ping(self) -> None:
-        """Fails as any call would while PostgreSQL is away."""
-        await self.pool.fetchval("SELECT 1")
-
     @contextlib.asynccontextmanager
-    async def flush(self, bucket: Bucket, *, wait: bool = False) -> AsyncIterator["Flush | None"]:
+    async def flush(
+        self, bucket: Bucket, *, epoch: int | None = None, wait: bool = False
+    ) -> AsyncIterator[Flush | None]:
         """A transaction that writes carts and price changes of `bucket`.
 
         None while another worker's transaction does, or after it with `wait`: a matter of thrift,
-        since the version guard and the stream's offset keep two workers at once correct.
+        since the version guard and the stream's offset keep two workers at once correct. `epoch`
+        was the bucket's before anything was read in Redis; not needed if that is read within.
+
+        Raises:
+            RowsRefused: for what is written, at once or at the commit.
+            Rebuilt: it is not the bucket's epoch any more.
         """
         claim = _q("await_bucket" if wait else "claim_bucket")
-        async with self._transaction() as connection:
-            claimed = await connection.fetchval(claim, bucket.tenant, bucket.number)
-            yield None if claimed is False else Flush(connection, bucket)
+        async with self.write(bucket, epoch=epoch) as flush:
+            claimed = await flush.connection.fetchval(claim, bucket.tenant, bucket.number)
+            yield None if claimed is False else flush
 
     @contextlib.asynccontextmanager
-    async def write(self, bucket: Bucket) -> AsyncIterator["Flush"]:
-        """A transaction that writes some carts of `bucket`, whoever else flushes it."""
-        async with self._transaction() as connection:
-            yield Flush(connection, bucket)
+    async def write(self, bucket: Bucket, *, epoch: int | None = None) -> AsyncIterator[Flush]:
+        """A transaction that writes some carts of `bucket`, whoever else flushes it.
+
+        Takes, and raises, what `flush` does.
+        """
+        place = (bucket.tenant, bucket.number)
+        with _refusals():
+            async with self._transaction() as connection:
+                await connection.execute(_q("share_epoch"), *place)
+                # Asked behind the lock, in a statement of its own, which sees what it waited for.
+                if epoch is not None and await connection.fetchval(_q("epoch"), *place) != epoch:
+                    raise Rebuilt
+                yield Flush(connection, bucket)
+
+    async def letters(self, tenant: str | None, numbers: Collection[int] = ()) -> list[Letter]:
+        """What is set aside, all of it or a tenant's, and of that only `numbers` if there are any.
+
+        Raises:
+            UnknownLetter: one of the numbers is not among it.
+        """
+        rows = await self.pool.fetch(_q("letters"), tenant)
+        found = {row["number"]: _letter(row) for row in rows}
+        for number in numbers:
+            if number not in found:
+                raise UnknownLetter(number)
+        return [found[number] for number in sorted(set(numbers) or found)]
 
 
 class CatalogueChange:
@@ -265,98 +344,50 @@ class CatalogueChange:
             rows = await connection.fetch(_q("counters"), tenant, skus)
         return {row["sku"]: row["received"] for row in rows}
 
+    async def begin_epoch(self, bucket: Bucket) -> str:
+        """Begin an epoch: what was read from Redis before it is not written any more.
+
+        Returns how far the bucket's price stream is written.
+        """
+        async with self._connection.transaction():
+            await self._connection.execute(_q("await_epoch"), bucket.tenant, bucket.number)
+            offset: str = await self._connection.fetchval(
+                _q("begin_epoch"), bucket.tenant, bucket.number
+            )
+        return offset
+
     async def recorded_stock(self, sku: str) -> int:
         """As the ledger's; on the connection that holds the lock, since others may all wait."""
         return await _recorded_stock(self._connection, self._tenant, sku)
 
+    async def receive(
+        self, deliveries: Sequence[tuple[str, int]], *, corrected: bool = False
+    ) -> None:
+        """Record units that come in, (SKU, units) each; as deliveries, or as corrections."""
+        columns = _columns(deliveries, 2)
+        await self._connection.execute(_q("receive_stock"), self._tenant, *columns, corrected)
+
     async def record_stock(self, levels: Collection[StockLevel]) -> None:
-        """Record what counters have received."""
+        """Record what counters have received, as Redis counts it; a difference is a correction."""
         rows = [(level.sku, level.received) for level in levels]
         await self._connection.execute(_q("record_stock"), self._tenant, *_columns(rows, 2))
 
 
-class CartRows(NamedTuple):
-    """Carts and their lines in the form in which they are written.
-
-    `carts` is a sequence a column; `line_carts` and `line_ids` belong to the `lines`, a JSON array.
-    """
-
-    carts: list[Sequence[Any]]
-    line_carts: list[int]
-    line_ids: list[int]
-    lines: str
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what PostgreSQL refuses as one error of ours."""
+    try:
+        yield
+    except _REFUSALS as error:
+        raise RowsRefused(_reason(error)) from error
 
 
-def rows_of(carts: Collection[Cart]) -> CartRows:
-    rows = [
-        (
-            cart.id,
-            cart.owner.kind,
-            cart.owner.id,
-            cart.status,
-            cart.version,
-            cart.created_ms,
-            cart.updated_ms,
-            cart.last_line,
-        )
-        for cart in carts
-    ]
-    lines = [(cart.id, line) for cart in carts for line in cart.lines]
-    return CartRows(
-        _columns(rows, 8),
-        [cart_id for cart_id, _ in lines],
-        [item_id(cart_id, line.number) for cart_id, line in lines],
-        # As JSON, which is made at once: a column an array, it costs the worker five times that.
-        msgspec.json.encode([line for _, line in lines]).decode(),
-    )
-
-
-class Flush:
-    """Writes of one bucket; they count when the transaction that made this commits."""
-
-    def __init__(self, connection: Any, bucket: Bucket) -> None:
-        self._connection = connection
-        self._bucket = bucket
-
-    async def write_carts(self, carts: Collection[Cart]) -> int:
-        """Write carts that are newer than their rows; returns how many were."""
-        return await self.write_rows(rows_of(carts))
-
-    async def write_rows(self, rows: CartRows) -> int:
-        """As `write_carts`."""
-        execute, tenant = self._connection.execute, self._bucket.tenant
-        written = await self._connection.fetch(_q("upsert_carts"), tenant, *rows.carts)
-        ids = [row["id"] for row in written]
-        known = [row["id"] for row in written if not row["is_new"]]
-        if known:
-            await execute(_q("delete_lines"), tenant, known, rows.line_ids)
-        await execute(_q("upsert_lines"), tenant, ids, rows.line_carts, rows.line_ids, rows.lines)
-        return len(ids)
-
-    async def prices_offset(self) -> str:
-        """Id of the last stream entry that is written."""
-        offset: str = await self._connection.fetchval(
-            _q("prices_offset"), self._bucket.tenant, self._bucket.number
-        )
-        return offset
-
-    async def write_prices(self, changes: Sequence[PriceChange], offset: str) -> None:
-        """Write price changes and, in the same transaction, how far the stream is now written."""
-        rows = [
-            (
-                change.cart_id,
-                item_id(change.cart_id, change.line_number),
-                change.cart_version,
-                *split_sku(change.sku),
-                change.old_minor,
-                change.new_minor,
-                change.changed_ms,
-            )
-            for change in changes
-        ]
-        tenant, number = self._bucket.tenant, self._bucket.number
-        await self._connection.execute(_q("insert_prices"), tenant, *_columns(rows, 8))
-        await self._connection.execute(_q("advance_prices"), tenant, number, offset)
+def _reason(error: asyncpg.PostgresError) -> str:
+    """What is wrong, in names only: a message may quote what a cart holds, even a session's id."""
+    # What the driver could not encode has a cause, and that has no values.
+    where = error.constraint_name or error.column_name or error.__cause__
+    what = f"{type(error).__name__} ({error.sqlstate})"
+    return f"{what}: {where}" if where else what
 
 
 async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
@@ -374,6 +405,27 @@ async def _page(
     total = await connection.fetchval(_q(f"{what}_count"), tenant, *whose)
     rows = await connection.fetch(_q(f"{what}_page"), tenant, *whose, limit, offset)
     return [row["id"] for row in rows], total
+
+
+class Restorable(NamedTuple):
+    """A cart, at the version behind which it can go on; whether its row has that version.
+
+    If not, Redis lost the cart after price changes of it were written that the row does not have.
+    """
+
+    cart: Cart
+    is_as_flushed: bool
+
+
+async def _restorable(connection: Any, tenant: str, ids: Sequence[int]) -> list[Restorable]:
+    carts = await _carts(connection, tenant, ids)
+    rows = await connection.fetch(_q("last_events"), tenant, ids)
+    events = {row["id"]: row["version"] for row in rows}
+    found = []
+    for cart in carts:
+        version = max(cart.version, events.get(cart.id, 0))
+        found.append(Restorable(replace(cart, version=version), version == cart.version))
+    return found
 
 
 async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:
@@ -396,6 +448,19 @@ async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]
     ]
 
 
+def _letter(row: Any) -> Letter:
+    return Letter(
+        number=row["number"],
+        tenant=row["tenant"],
+        bucket=row["bucket"],
+        kind=row["kind"],
+        cart_id=int(row["cart_id"]),
+        version=int(row["version"]),
+        reason=row["reason"],
+        set_aside_ms=int(row["set_aside_ms"]),
+    )
+
+
 def _line(row: Any) -> Line:
     held_until_ms = row["held_until_ms"]
     return Line(
@@ -412,13 +477,5 @@ def _line(row: Any) -> Line:
         held_until_ms=None if held_until_ms is None else int(held_until_ms),
         saved=row["saved"],
         fixed_price=row["fixed_price"],
+        sold_from=row["sold_from"],
     )
-
-
-def _q(name: str) -> str:
-    return sql.queries()[name]
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
-    """Rows turned into one sequence a column, also when there are no rows."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -51,6 +52,33 @@ class Owner(msgspec.Struct, frozen=True, gc=False):
     id: str
 
 
+class Once(msgspec.Struct):
+    """A request with an idempotency key: carried out once, answered alike whenever it comes again.
+
+    Keys are the `caller`'s: others may use the same. `fingerprint` tells requests apart. `session`
+    is one that is made for its answer; once it was decided, the one that was made first. Then also
+    known: whether it had been answered before, when it was first (ms), and then which cart's key it
+    was about.
+    """
+
+    caller: Owner
+    key: str
+    fingerprint: str
+    session: str = ""
+    is_replay: bool = False
+    at_ms: int = 0
+    cart_key: str = ""
+
+    @property
+    def name(self) -> str:
+        """The key as a part of a name in Redis, which has no colon."""
+        return quote(self.key, safe="")
+
+    def step(self, name: str) -> "Once":
+        """A step of the request that a script of its own decides; no key has a newline."""
+        return Once(self.caller, f"{self.key}\n{name}", self.fingerprint)
+
+
 class LineRequest(msgspec.Struct, frozen=True, gc=False):
     """Units of one SKU that a shopper asks for."""
 
@@ -64,7 +92,8 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
     `held_until_ms` is the deadline until which its units are the shopper's, None where they are
     not held. A line that is `saved` for later is no part of the order. One with a `fixed_price`
-    keeps it when the catalogue's changes.
+    keeps it when the catalogue's changes. Of a converted cart, `sold_from` is the counter (a SKU)
+    that its units were taken from; None where nobody counts them.
     """
 
     number: int
@@ -80,6 +109,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     held_until_ms: int | None = None
     saved: bool = False
     fixed_price: bool = False
+    sold_from: str | None = None
 
     @property
     def image_url(self) -> str | None:
@@ -196,8 +226,12 @@ class StockLevel(msgspec.Struct, frozen=True):
     sold: int
 
     @property
+    def on_hand(self) -> int:
+        return self.free + self.held
+
+    @property
     def received(self) -> int:
-        return self.free + self.held + self.sold
+        return self.on_hand + self.sold
 
 
 class PriceChange(msgspec.Struct, frozen=True):
@@ -220,6 +254,22 @@ class PriceEvent(msgspec.Struct, frozen=True):
     old_minor: int
     new_minor: int
     changed_ms: int
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter: what PostgreSQL refused, set aside under its own number.
+
+    `kind` is "cart", or "price" for a price change of the cart; `bucket` is the bucket's number.
+    """
+
+    number: int
+    tenant: str
+    bucket: int
+    kind: str
+    cart_id: int
+    version: int
+    reason: str
+    set_aside_ms: int
 
 
 def sku(product_id: str, variant_id: str | None) -> str:

@@ -22,6 +22,16 @@ ALWAYS = (500, 503)
 TOO_LARGE = 413
 """What any operation with a body may answer."""
 
+BY_KEY = (400, 422, 429)
+"""What any operation that changes a cart may answer to a request with an idempotency key."""
+
+_KEY = Parameter(
+    http.IDEMPOTENCY_KEY,
+    "header",
+    "a request that is sent again with its key is carried out once, and answered as it was first",
+    kind=http.Key,
+)
+
 _ABOUT = (
     "Carts for flash sales. Contracts that share a path are told apart by a header of the request. "
     "405, with `Allow`, answers a method that a path does not take."
@@ -35,6 +45,7 @@ _HEADERS: Mapping[str, tuple[str, type]] = {
     "X-Total-Count": ("how many there are on all pages", int),
     "X-Total-Pages": ("how many pages there are", int),
     "Retry-After": ("seconds after which to try again", int),
+    "Idempotent-Replay": ("true: the request had been answered before, like this", str),
 }
 
 
@@ -74,7 +85,8 @@ class _Told(NamedTuple):
         one, refusal = self.operation, self.dialect.contract.refusal
         too_large = () if one.body is None else (TOO_LARGE,)
         token = (HTTPStatus.UNAUTHORIZED,) if self.dialect.contract.bearer else ()
-        refused = dict.fromkeys((*one.refusals, *token, *too_large, *ALWAYS), refusal)
+        by_key = BY_KEY if one.changes else ()
+        refused = dict.fromkeys((*one.refusals, *token, *too_large, *by_key, *ALWAYS), refusal)
         return {one.status: one.success} | refused
 
 
@@ -186,6 +198,8 @@ def _parameters_of(contract: Contract, operation: Operation) -> list[Parameter]:
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
     others = [one for one in told if one.place != "path"]
+    if operation.changes:
+        others.append(_KEY)
     return [*(one._replace(required=True) for one in named), *others]
 
 
@@ -239,11 +253,13 @@ def _headers(told: _Told, status: int) -> Iterable[str]:
     """The headers that an answer may have."""
     operation = told.operation
     asked = {one.name for one in _parameters_of(told.dialect.contract, operation)}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE or status == HTTPStatus.TOO_MANY_REQUESTS:
         yield "Retry-After"
-    elif status != operation.status:
+    elif operation.changes:
+        yield "Idempotent-Replay"
+    if status != operation.status:
         return
-    elif "page" in asked:
+    if "page" in asked:
         yield from ("X-Total-Count", "X-Total-Pages")
     elif status != http.NO_CONTENT:
         if _SESSION.lower() in asked:

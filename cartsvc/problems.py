@@ -15,6 +15,8 @@ from cartsvc.errors import (
     CartSpent,
     InactiveProduct,
     Invalid,
+    KeyReused,
+    KeysSpent,
     NoCart,
     NoLine,
     OrderLimit,
@@ -73,6 +75,13 @@ def _request(error: Exception) -> Problem | None:
         case http.MethodNotAllowed(allowed=allowed):
             headers = ((b"allow", allowed.encode()),)
             return Problem(405, "method_not_allowed", "Method Not Allowed", headers=headers)
+        case KeyReused():
+            message = f"{http.IDEMPOTENCY_KEY} was used for another request"
+            return Problem(422, "idempotency_key_reused", message)
+        case KeysSpent(max_keys=most, wait_ms=wait):
+            message = f"At most {most} {http.IDEMPOTENCY_KEY}s are kept for one shopper"
+            headers = (http.retry_after(wait),)
+            return Problem(429, "too_many_idempotency_keys", message, headers=headers)
         case Unauthorized():
             message = "Invalid authentication token"
             return Problem(401, "unauthorized", message, headers=(CHALLENGE,))

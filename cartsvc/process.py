@@ -17,9 +17,11 @@ from uvicorn.supervisors import Multiprocess
 
 from cartsvc import notify, preflight, scripts
 from cartsvc.app import create_app, store_of, sync_key
+from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.identity import Verifier
+from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.preflight import UnfitRedis
@@ -235,12 +237,20 @@ async def work(settings: Settings) -> bool:
 async def _work(settings: Settings, stop: asyncio.Event) -> bool:
     ledger = await Ledger.connect(settings.database_url)
     runner = bulk_runner(settings)
+    store, backlog = store_of(settings, runner), Backlog(runner)
+    archive = Archive(store, backlog, ledger, timeout_s=BULK_TIMEOUT_S)
     worker = Worker(
-        store_of(settings, runner),
-        Backlog(runner),
+        store,
+        backlog,
         ledger,
         batch=settings.flush_batch,
         interval_s=settings.flush_interval_s,
+        idle=IdleCarts(
+            archive,
+            ledger,
+            cool_after_s=settings.cool_after_s,
+            abandon_after_s=settings.abandon_after_s,
+        ),
         buckets=[Bucket(settings.tenant)],
     )
     try:

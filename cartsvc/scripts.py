@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import hiredis
 import msgspec
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -149,6 +150,11 @@ class Runner:
         if not self.clock.is_known:
             await self._ask("TIME")
 
+    async def now_ms(self) -> int:
+        """What time it is, once Redis has told it. Raises as `run` does."""
+        await self.time_known()
+        return self.clock.ms()
+
     async def synced(self) -> None:
         """Wait for the disk, if changes are to be there before they are acknowledged.
 
@@ -261,6 +267,13 @@ def answer(reply: list[Any]) -> Any:
     if len(values) > len(kind.facts):
         error.notices = notices(values[-1])
     raise error
+
+
+def sent(reply: bytes) -> list[Any]:
+    """A reply that is given as Redis sends it."""
+    reader = hiredis.Reader()
+    reader.feed(reply)
+    return cast(list[Any], reader.gets())
 
 
 def _attempt(reply: list[Any]) -> Any:

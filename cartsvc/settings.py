@@ -43,7 +43,7 @@ class Settings:
     port: int = _setting(8000, "port the API listens on", at_least=1, at_most=65_535)
     redis_url: str = _setting("redis://127.0.0.1:6379/0", "Redis >= 7.0 or Valkey", secret=True)
     database_url: str = _setting(
-        "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14", secret=True
+        "postgresql://postgres@127.0.0.1:5432/cartsvc", "PostgreSQL >= 14, in UTF8", secret=True
     )
     jwt_secret: str = _setting(
         "",
@@ -73,6 +73,12 @@ class Settings:
         at_least=0,
         at_most=1_000,
     )
+    idempotency_ttl_s: int = _setting(
+        86_400, "how long the answer to an Idempotency-Key is kept, in seconds", at_least=1
+    )
+    idempotency_keys: int = _setting(
+        1_000, "keys that one shopper may use in that time; past it 429", at_least=1
+    )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     redis_timeout_s: float = _setting(
         0.8,
@@ -92,6 +98,16 @@ class Settings:
     )
     flush_interval_s: float = _setting(1.0, "pause between the worker's passes", at_least=0.01)
     flush_batch: int = _setting(500, "carts, or price changes, a transaction", at_least=1)
+    cool_after_s: int = _setting(
+        86_400,
+        "idle carts leave Redis for PostgreSQL after so long, in seconds; 0: never",
+        at_least=0,
+    )
+    abandon_after_s: int = _setting(
+        2_592_000,
+        "guests' idle carts become ABANDONED after so long, in seconds; 0: never",
+        at_least=0,
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:

@@ -88,6 +88,18 @@ class Shelf:
         except NoCounter:
             return None
 
+    async def stocks(self, bucket: Bucket, skus: Sequence[str]) -> list[StockLevel | None]:
+        """As `stock`, of many counters."""
+        calls = [self._counting(bucket, sku) for sku in skus]
+        found = await self.runner.try_many("stock_get", calls)
+        for level in found:
+            if isinstance(level, CartError) and not isinstance(level, NoCounter):
+                raise level
+        return [
+            None if isinstance(level, NoCounter) else StockLevel(sku, *level)
+            for sku, level in zip(skus, found, strict=True)
+        ]
+
     async def _count(
         self, script: str, bucket: Bucket, sku: str, *arguments: Argument
     ) -> StockLevel:

@@ -6,14 +6,15 @@ the worker's, for many carts, and return how many lines they changed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
-from cartsvc.errors import CartChanged, HoldsDue, NoCart, OutcomeUnknown, SoldOut
+from cartsvc.errors import Again, CartChanged, Cold, HoldsDue, NoCart, OutcomeUnknown, SoldOut
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
@@ -22,6 +23,7 @@ from cartsvc.model import (
     LineRequest,
     LineTerms,
     Merged,
+    Once,
     Owner,
     Unmerged,
     line_name,
@@ -29,7 +31,7 @@ from cartsvc.model import (
 )
 from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
-from cartsvc.scripts import Argument, Runner
+from cartsvc.scripts import Argument, Runner, answer, sent
 from cartsvc.sold_out import SoldOutSkus
 
 RELEASE_LINES = 50
@@ -37,6 +39,14 @@ RELEASE_LINES = 50
 
 RELEASE_FIELDS = 10_000
 """Fields of carts that it may look at."""
+
+
+BringBack = Callable[[Bucket, Owner, int], Awaitable[None]]
+"""Puts the owner's cart back from PostgreSQL, by its id, where a marker says that it is."""
+
+
+async def _nowhere(bucket: Bucket, owner: Owner, cart_id: int) -> None:
+    raise Cold(bucket.cart(owner), cart_id)
 
 
 class Store:
@@ -47,6 +57,10 @@ class Store:
     has no active cart, `NoLine` where the cart has no such line. What is not asked `by_owner`, or
     with `authority`, leaves the cart's notices: its owner is still to be told. For
     `sold_out_memory_ms` an add is refused without asking where one before it was sold out.
+
+    A request with an idempotency key (`once`) has one outcome, which is kept for `outcome_ttl_s`;
+    an owner may have `max_outcomes` of them.
+
     `clock_ms` tells the time to the scripts: the runner's, which is Redis's, where nothing is said.
     """
 
@@ -58,19 +72,35 @@ class Store:
         stock_policy: str = "check",
         hold_ttl_s: int = 600,
         sold_out_memory_ms: int = 0,
+        outcome_ttl_s: int = 86_400,
+        max_outcomes: int = 1_000,
         clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self.runner = runner
         self.max_lines = max_lines
         self.stock_policy = stock_policy
         self.hold_ttl_s = hold_ttl_s
+        self.outcome_ttl_s = outcome_ttl_s
+        self.max_outcomes = max_outcomes
         self.clock_ms = clock_ms or runner.clock.ms
+        self.bring_back: BringBack = _nowhere
         self.recent = RecentCarts()
         self.sold_out = SoldOutSkus(sold_out_memory_ms, self.clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
-    async def add(self, bucket: Bucket, owner: Owner, lines: Sequence[LineRequest]) -> Cart:
+    async def now_ms(self) -> int:
+        """What time it is, once Redis has told it."""
+        await self.runner.time_known()
+        return self.clock_ms()
+
+    async def add(
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        lines: Sequence[LineRequest],
+        once: Once | None = None,
+    ) -> Cart:
         """Put `lines` into the owner's cart, all or none."""
         quantities: dict[str, int] = {}
         for line in lines:
@@ -78,13 +108,20 @@ class Store:
             again = name in quantities
             quantities[name] = quantities[name] + line.quantity if again else line.quantity
         key = bucket.cart(owner)
+        units = [part for line in quantities.items() for part in line]
+        if once is not None:
+            keys = (key, *bucket.once(once))
+            arguments = [known(None), self._terms(once), len(quantities), *units]
+            flat = await self._answered(
+                lambda: self._kept(bucket, lambda: self.adds.add(bucket, keys, arguments)), once
+            )
+            return cart_of(owner, fields_of(flat))
         seen = self.recent.get(key)
-        units = (part for line in quantities.items() for part in line)
-        arguments = [known(seen), len(quantities), *units]
+        told = [known(seen), "", len(quantities), *units]
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
         try:
-            flat = await self._kept(bucket, lambda: self.adds.add(bucket, key, arguments))
+            flat = await self._kept(bucket, lambda: self.adds.add(bucket, (key,), told))
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
@@ -95,16 +132,24 @@ class Store:
         self.recent.remember(key, cart)
         return cart
 
-    async def set_quantity(self, bucket: Bucket, owner: Owner, line: str, quantity: int) -> Cart:
+    async def set_quantity(
+        self, bucket: Bucket, owner: Owner, line: str, quantity: int, once: Once | None = None
+    ) -> Cart:
         """Give a line another quantity, at least 1. Fewer is never refused for lack of stock."""
-        return await self._change("cart_set", bucket, owner, [line, quantity])
+        return await self._change("cart_set", bucket, owner, [line, quantity], once)
 
     async def remove(
-        self, bucket: Bucket, owner: Owner, line: str, *more: str, by_owner: bool = True
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        line: str,
+        *more: str,
+        by_owner: bool = True,
+        once: Once | None = None,
     ) -> Cart:
         """Take lines out of the cart, all or none of them."""
         arguments: list[Argument] = ["", int(by_owner), 1, line, *more]
-        return await self._change("cart_remove", bucket, owner, arguments)
+        return await self._change("cart_remove", bucket, owner, arguments, once)
 
     async def clear(
         self,
@@ -113,22 +158,23 @@ class Store:
         *,
         cart_id: int | None = None,
         by_owner: bool = True,
+        once: Once | None = None,
     ) -> Cart:
         """Take every line out of the cart, saved ones too; if it is `cart_id`, where given."""
         arguments = [_only(cart_id), int(by_owner), 1]
-        return await self._change("cart_remove", bucket, owner, arguments)
+        return await self._change("cart_remove", bucket, owner, arguments, once)
 
-    async def empty(self, bucket: Bucket, owner: Owner) -> Cart:
+    async def empty(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
         """Take every line out of the cart that is not saved for later."""
-        return await self._change("cart_remove", bucket, owner, ["", 1, 0])
+        return await self._change("cart_remove", bucket, owner, ["", 1, 0], once)
 
-    async def make(self, bucket: Bucket, owner: Owner) -> Cart:
+    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
         """An empty cart.
 
         Raises:
             CartExists: the owner has one.
         """
-        return await self._change("cart_make", bucket, owner, [])
+        return await self._change("cart_make", bucket, owner, [], once)
 
     async def add_as(
         self,
@@ -139,20 +185,29 @@ class Store:
         *,
         authority: bool,
         cart_id: int,
+        once: Once | None = None,
     ) -> Cart:
         """Put a line into the owner's cart, or more units into it, as `terms` describes it.
 
         Raises:
             PriceDiffers: without authority, for a price, name or image that is not the catalogue's.
         """
-        return await self._describe(bucket, owner, sku, "add", terms, authority, cart_id)
+        arguments = _described(cart_id, sku, "add", terms, authority)
+        return await self._change("cart_line", bucket, owner, arguments, once)
 
     async def set_as(
-        self, bucket: Bucket, owner: Owner, item: int, terms: LineTerms, *, authority: bool
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        item: int,
+        terms: LineTerms,
+        *,
+        authority: bool,
+        once: Once | None = None,
     ) -> Cart:
         """Make a line what `terms` describes. Raises as `add_as` does."""
-        name, cart_id = line_name(item), item >> LINE_BITS
-        return await self._describe(bucket, owner, name, "set", terms, authority, cart_id)
+        arguments = _described(item >> LINE_BITS, line_name(item), "set", terms, authority)
+        return await self._change("cart_line", bucket, owner, arguments, once)
 
     async def save_for_later(self, bucket: Bucket, owner: Owner, line: str) -> Cart:
         """Set a line aside: it stays in the cart, counts for nothing, and holds nothing."""
@@ -184,12 +239,12 @@ class Store:
         return is_same(cart, state) and _can_be_shown(state, self.clock_ms())
 
     async def _read(self, bucket: Bucket, owner: Owner) -> dict[bytes, bytes]:
-        keys = [bucket.cart(owner), bucket.seq]
+        keys = [bucket.cart(owner), bucket.seq, bucket.cold]
 
         async def attempt() -> Any:
-            return await self.runner.run("cart_read", keys, [self.clock_ms()])
+            return await self.runner.run("cart_read", keys, (self.clock_ms(), bucket.marked(owner)))
 
-        return fields_of(await self._released(bucket, attempt))
+        return fields_of(await self._decided(bucket, attempt))
 
     async def peek(self, bucket: Bucket, owner: Owner) -> Cart:
         """The owner's cart, for others: its owner is told nothing by it."""
@@ -213,13 +268,14 @@ class Store:
         keys = [bucket.carts, bucket.seq, place]
 
         async def attempt() -> Any:
-            await self.runner.time_known()
-            return await self.runner.run("cart_find", keys, [cart_id, self.clock_ms()])
+            return await self.runner.run("cart_find", keys, [cart_id, await self.now_ms()])
 
         key, fields = await self._released(bucket, attempt)
         return key.decode(), fields
 
-    async def merge(self, bucket: Bucket, guest: Owner, owner: Owner) -> Merged:
+    async def merge(
+        self, bucket: Bucket, guest: Owner, owner: Owner, once: Once | None = None
+    ) -> Merged:
         """Move the guest's cart into the owner's: each line as far as it fits.
 
         The guest's cart is gone afterwards.
@@ -229,8 +285,8 @@ class Store:
         """
         if guest == owner:
             raise NoCart
-        keys = [bucket.cart(guest), bucket.closed(guest)]
-        fields, report = await self._run("cart_merge", bucket, [bucket.cart(owner), *keys], [])
+        keys = [bucket.cart(owner), bucket.cart(guest), bucket.closed(guest)]
+        fields, report = await self._run("cart_merge", bucket, keys, [], once)
         unmerged = [
             Unmerged(name.decode(), asked, moved, reason.decode())
             for name, asked, moved, reason in report
@@ -238,9 +294,16 @@ class Store:
         return Merged(cart_of(owner, fields_of(fields)), unmerged)
 
     async def close(
-        self, bucket: Bucket, owner: Owner, status: ClosedStatus, *, cart_id: int | None = None
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        status: ClosedStatus,
+        *,
+        cart_id: int | None = None,
+        version: int | None = None,
+        once: Once | None = None,
     ) -> Cart:
-        """Close the owner's cart, if it is `cart_id` where that is given.
+        """Close the owner's cart, if it is `cart_id`, still at `version`, where these are given.
 
         Converted, its units are sold, all or none. Otherwise, what it held is free again.
 
@@ -249,31 +312,52 @@ class Store:
             CartChanged: the cart lost lines that the owner did not know of; asked again, it goes.
         """
         keys = [bucket.cart(owner), bucket.closed(owner)]
-        arguments = [status, _only(cart_id)]
-        cart = cart_of(owner, fields_of(await self._run("cart_close", bucket, keys, arguments)))
+        arguments = [status, _only(cart_id), _only(version)]
+        fields = await self._run("cart_close", bucket, keys, arguments, once)
+        cart = cart_of(owner, fields_of(fields))
         if cart.status != status:
             error = CartChanged()
             error.notices = cart.notices
             raise error
         return cart
 
-    async def restore(self, bucket: Bucket, cart: Cart) -> Cart:
+    async def restore(
+        self, bucket: Bucket, cart: Cart, *, is_as_flushed: bool = True, warming: bool = False
+    ) -> Cart:
         """Put a cart back that PostgreSQL has and Redis has not; the one in Redis stays.
 
-        Whoever read it from PostgreSQL has to know that it was not closed since: one that was, and
-        has been flushed, is not known to Redis any more.
+        It is written anew if it is not `is_as_flushed`. `warming` says that the bucket is being
+        rebuilt. Whoever read it from PostgreSQL has to know that it was not closed since: one that
+        was, and has been flushed, is not known to Redis any more.
 
         Raises:
             NoCart: it was closed, and waits to be flushed.
         """
         arguments: list[Argument] = [cart.id, cart.version, cart.created_ms, cart.updated_ms]
-        arguments.append(cart.last_line)
+        arguments += (cart.last_line, int(is_as_flushed), int(warming))
         for line in cart.lines:
             deadline = "" if line.held_until_ms is None else line.held_until_ms
             kind = "s" if line.saved else "q"
             changed = "" if line.updated_ms == line.added_ms else line.updated_ms
             arguments += (line.sku, line.quantity, kind, deadline, changed, facts_of(line))
-        return await self._change("cart_restore", bucket, cart.owner, arguments)
+        keys = [bucket.cart(cart.owner)]
+        fields = await self._released(
+            bucket, lambda: self._once("cart_restore", bucket, keys, arguments)
+        )
+        return cart_of(cart.owner, fields_of(fields))
+
+    async def unmark(self, bucket: Bucket, owner: Owner, cart_id: int) -> None:
+        """Forget that the owner's cart is cold: PostgreSQL has closed it."""
+        await self.runner.run("cart_unmark", [bucket.cold], [bucket.marked(owner), cart_id])
+
+    async def cool(self, bucket: Bucket, carts: Mapping[str, tuple[int, int]]) -> int:
+        """Let go of active carts, but for a marker: key -> id and version as PostgreSQL has them.
+
+        Returns how many were let go. Those that are not as they are there, or hold units, stay.
+        """
+        versions = [part for flushed in carts.values() for part in flushed]
+        cooled: int = await self._once("cart_cool", bucket, list(carts), versions)
+        return cooled
 
     async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
         """Take lines whose hold has run out from these carts (keys), at most RELEASE_LINES.
@@ -296,41 +380,98 @@ class Store:
         changed: int = await self._once("cart_reprice", bucket, keys, [name, done, next_done])
         return changed
 
-    async def _describe(
-        self,
-        bucket: Bucket,
-        owner: Owner,
-        name: str,
-        how: str,
-        terms: LineTerms,
-        authority: bool,
-        cart_id: int,
-    ) -> Cart:
-        texts = [_json(text) for text in (terms.name, terms.image_url)]
-        price = "" if terms.price_minor is None else terms.price_minor
-        flags = [int(terms.saved), int(authority)]
-        arguments = [cart_id, name, terms.quantity, how, *flags, price, *texts]
-        return await self._change("cart_line", bucket, owner, arguments)
+    async def outcome(self, bucket: Bucket, once: Once) -> Cart | None:
+        """The cart with which a request was answered before; None if it was not answered yet.
+
+        Raises the refusal with which it was.
+        """
+        keys = bucket.once(once)
+
+        def attempt() -> Awaitable[Any]:
+            return self.runner.run("outcome_find", keys, [self._terms(once)])
+
+        flat = await self._answered(lambda: self._decided(bucket, attempt), once)
+        return cart_of(bucket.owner(once.cart_key), fields_of(flat)) if flat else None
+
+    async def keep_outcome(self, bucket: Bucket, once: Once) -> None:
+        """Let a request that no script decides count as answered."""
+
+        async def attempt() -> Any:
+            arguments = (await self.now_ms(), self._terms(once))
+            return await self.runner.run("outcome_keep", bucket.once(once), arguments)
+
+        await self._answered(lambda: self._kept(bucket, attempt), once)
 
     async def _change(
-        self, script: str, bucket: Bucket, owner: Owner, arguments: Sequence[Argument]
+        self,
+        script: str,
+        bucket: Bucket,
+        owner: Owner,
+        arguments: Sequence[Argument],
+        once: Once | None = None,
     ) -> Cart:
-        fields = await self._run(script, bucket, [bucket.cart(owner)], arguments)
+        fields = await self._run(script, bucket, [bucket.cart(owner)], arguments, once)
         return cart_of(owner, fields_of(fields))
 
     async def _run(
-        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+        self,
+        script: str,
+        bucket: Bucket,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        once: Once | None,
     ) -> Any:
-        def attempt() -> Awaitable[Any]:
-            return self._once(script, bucket, keys, arguments)
+        """What a script gives that decides a request; its first key is the cart's."""
+        outcome = () if once is None else bucket.once(once)
 
-        return await self._kept(bucket, attempt)
+        async def attempt() -> Any:
+            if once is not None:
+                once.at_ms = await self.now_ms()
+            terms = self._terms(once)
+            return await self._once(script, bucket, (*keys, *outcome), (terms, *arguments))
+
+        return await self._answered(lambda: self._kept(bucket, attempt), once)
+
+    def _terms(self, once: Once | None) -> str:
+        """How a script is told of a request's idempotency key."""
+        if once is None:
+            return ""
+        return f"{once.fingerprint} {self.outcome_ttl_s * 1000} {self.max_outcomes} {once.session}"
+
+    async def _answered(self, decide: Callable[[], Awaitable[Any]], once: Once | None) -> Any:
+        """What is decided, or was when the request came first."""
+        if once is None:
+            return await decide()
+        begun = time.monotonic()
+        try:
+            try:
+                return await decide()
+            except OutcomeUnknown:
+                # Its key makes it safe to ask again: once, if Redis was lost and not just slow.
+                if time.monotonic() - begun > self.runner.timeout_s / 2:
+                    raise
+                return await decide()
+        except Again as before:
+            _, at_ms, cart_key, session, reply = sent(before.kept)
+            once.is_replay, once.at_ms = True, int(at_ms)
+            once.cart_key, once.session = cart_key.decode(), session.decode()
+            # When it came first, that may have failed.
+            await self.runner.synced()
+        return answer(reply)
 
     def _kept(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-        """As `_released`, for what is acknowledged: once it is on the disk, if it is to be."""
+        """As `_decided`, for what is acknowledged: once it is on the disk, if it is to be."""
         if self.runner.syncs is None:
-            return self._released(bucket, attempt)
-        return self.runner.syncs.after(lambda: self._released(bucket, attempt))
+            return self._decided(bucket, attempt)
+        return self.runner.syncs.after(lambda: self._decided(bucket, attempt))
+
+    async def _decided(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        """What an attempt gives, once the carts that it needs are in Redis."""
+        while True:
+            try:
+                return await self._released(bucket, attempt)
+            except Cold as cold:
+                await self.bring_back(bucket, bucket.owner(cold.cart), cold.cart_id)
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""
@@ -393,9 +534,19 @@ def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:
     return b"id" in fields and b"notices" not in fields and (due is None or int(due) > now_ms)
 
 
-def _only(cart_id: int | None) -> Argument:
-    """How a script is told that only this cart is meant."""
-    return "" if cart_id is None else cart_id
+def _only(number: int | None) -> Argument:
+    """How a script is told that only this cart, or version, is meant."""
+    return "" if number is None else number
+
+
+def _described(
+    cart_id: int, name: str, how: str, terms: LineTerms, authority: bool
+) -> list[Argument]:
+    """How `cart_line` is told what a line is to be."""
+    texts = [_json(text) for text in (terms.name, terms.image_url)]
+    price = "" if terms.price_minor is None else terms.price_minor
+    flags = [int(terms.saved), int(authority)]
+    return [cart_id, name, terms.quantity, how, *flags, price, *texts]
 
 
 def _json(text: str | None) -> str:

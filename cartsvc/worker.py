@@ -1,4 +1,4 @@
-"""The worker: flush, release of holds and new prices, each in a loop of its own."""
+"""The worker: flush, release of holds, new prices and idle carts, each in a loop of its own."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from cartsvc import flush, upkeep
 from cartsvc.backlog import Backlog
 from cartsvc.errors import Unavailable
+from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
 from cartsvc.store import Store
@@ -22,15 +23,29 @@ DRAIN_S = 20
 RELEASE_INTERVAL_S = 0.25
 """Pause between looks for holds that have run out: they are released within a second."""
 
+IDLE_INTERVAL_S = 10.0
+"""Pause between two walks over the carts."""
+
 _AWAY = (*FAILURES, RedisError, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass wrote: carts whose row was behind, and price changes."""
+    """What one pass wrote: carts whose row was behind, and price changes.
+
+    `refused` are those of both that PostgreSQL does not take, and that are set aside.
+    """
 
     carts: int = 0
     price_changes: int = 0
+    refused: int = 0
+
+    def __add__(self, other: "Pass") -> "Pass":
+        return Pass(
+            self.carts + other.carts,
+            self.price_changes + other.price_changes,
+            self.refused + other.refused,
+        )
 
 
 class Worker:
@@ -47,6 +62,7 @@ class Worker:
         *,
         batch: int,
         interval_s: float,
+        idle: IdleCarts | None = None,
         buckets: Iterable[Bucket] = (),
     ) -> None:
         self.store = store
@@ -54,24 +70,24 @@ class Worker:
         self.ledger = ledger
         self.batch = batch
         self.interval_s = interval_s
+        self.idle = idle
         self.buckets = list(buckets)
 
     async def run_once(self) -> Pass:
         """Write what is in the backlog when the pass begins."""
         self.buckets = await self.ledger.buckets()
-        done = [await self._bucket(bucket) for bucket in self.buckets]
-        return Pass(sum(p.carts for p in done), sum(p.price_changes for p in done))
+        return sum([await self._bucket(bucket) for bucket in self.buckets], Pass())
 
     async def _bucket(self, bucket: Bucket) -> Pass:
         # Counted beforehand: a cart that changes all the time must not keep the pass going.
         batches = -(-await self.backlog.dirty_count(bucket) // self.batch)
         carts = await flush.carts(self.backlog, self.ledger, bucket, self.batch, batches=batches)
-        price_changes = 0
-        while written := await flush.prices(self.backlog, self.ledger, bucket, self.batch):
-            price_changes += written
-            if written < self.batch:
-                break
-        return Pass(carts, price_changes)
+        done = Pass(carts=carts.written, refused=carts.refused)
+        while True:
+            prices = await flush.prices(self.backlog, self.ledger, bucket, self.batch)
+            done += Pass(price_changes=prices.written, refused=prices.refused)
+            if prices.written + prices.refused < self.batch:
+                return done
 
     async def run_forever(
         self, stop: asyncio.Event, *, on_ready: Callable[[], None] = lambda: None
@@ -87,6 +103,11 @@ class Worker:
             asyncio.create_task(self._repeat(upkeep.release, RELEASE_INTERVAL_S, stop)),
             asyncio.create_task(self._repeat(upkeep.reprice, self.interval_s / 2, stop)),
         ]
+        if self.idle is not None:
+            walks = (self.idle.cool, self.idle.abandon)
+            loops += [
+                asyncio.create_task(self._repeat(walk, IDLE_INTERVAL_S, stop)) for walk in walks
+            ]
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

@@ -2,10 +2,12 @@
 -- cart_add: put units into carts if catalogue, stock and caps allow it; each cart's request as if it
 -- came alone: all of its lines or none, whatever becomes of the others.
 --
--- uses bucket, cart, line, catalogue, terms
--- KEYS[13+]  cart  hash  the active cart of an owner
--- ARGV[5+]   known, lines, then per line: sku, quantity; for each cart in turn; each SKU once. `known`
---            is '<id> <version> <updated>' of the cart as the asker has it, '-' where it has none
+-- uses bucket, once, cart, line, catalogue, terms
+-- KEYS[14+]  cart  hash  the active cart of an owner; behind it, if the request has an idempotency
+--            key, those of outcome and count
+-- ARGV[5+]   known, once, lines, then per line: sku, quantity; for each cart in turn; each SKU once.
+--            `known` is '<id> <version> <updated>' of the cart as the asker has it, '-' where it has
+--            none; `once` is '' or what lib/once says of the request, and then nothing is known
 -- Returns    {'OK', replies}; a reply is {'OK', the cart's fields and values}, only those that may have
 --            changed and `since` = known if it was as the asker has it
 --          | {'FAILED', message}
@@ -64,12 +66,16 @@ local function failed(message)
 end
 
 -- Put the lines that ARGV[first] to ARGV[last] name into a cart.
-local function add(key, known, first, last)
+local function add(key, once, known, first, last)
+  local seen = answered(once)
+  if seen then
+    return seen
+  end
   forget_plans()
   local cart, lines = open_cart(key), {}
   local reply = not_now(cart) or decide_all(cart, lines, first, last)
   if reply then
-    return refuse(cart, reply)
+    return conclude(once, refuse(cart, reply))
   end
   local is_known = is_as(known, cart)
 
@@ -82,14 +88,15 @@ local function add(key, known, first, last)
     carry_out(cart, line)
   end
   keep(cart)
-  return is_known and show_change(cart, lines, known) or tell(cart)
+  return is_known and show_change(cart, lines, known) or conclude(once, tell(cart))
 end
 
-local replies, at = {}, 5
-for i = 13, #KEYS do
-  local last = at + 1 + 2 * tonumber(ARGV[at + 1])
-  local is_done, reply = pcall(add, KEYS[i], ARGV[at], at + 2, last)
+local replies, key, at = {}, 14, 5
+while key <= #KEYS do
+  local once = once_of(ARGV[1], ARGV[at + 1], KEYS[key], KEYS[key + 1], KEYS[key + 2])
+  local last = at + 2 + 2 * tonumber(ARGV[at + 2])
+  local is_done, reply = pcall(add, KEYS[key], once, ARGV[at], at + 3, last)
   replies[#replies + 1] = is_done and reply or failed(reply)
-  at = last + 1
+  key, at = key + (once and 3 or 1), last + 1
 end
 return { 'OK', replies }

@@ -4,19 +4,23 @@
 -- is free again. A cart that changed without its owner knowing is told, not converted. Lines saved
 -- for later stay with the owner of a converted cart, in the next one.
 --
--- uses bucket, cart, line, catalogue, terms
--- KEYS[13]  cart     hash  the owner's active cart
--- KEYS[14]  closed   hash  where it goes
--- ARGV[5]   status   CONVERTED, ABANDONED, REMOVED or DELETED
--- ARGV[6]   cart_id  only if it is this cart; '' for whichever it is
--- Returns   {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
---         | {'NO_CART'}
---         | {'SHORT', shortages}; of each line: sku, units free, units that
---           the cart wants of its counter
+-- uses bucket, once, cart, line, catalogue, terms
+-- KEYS[14]   cart     hash    the owner's active cart
+-- KEYS[15]   closed   hash    where it goes
+-- KEYS[16+]  once     string  outcome and count, of a request with an idempotency key
+-- ARGV[5]    once     '' or what lib/once says of the request
+-- ARGV[6]    status   CONVERTED, ABANDONED, REMOVED or DELETED
+-- ARGV[7]    cart_id  only if it is this cart; '' for whichever it is
+-- ARGV[8]    version  only if it is still at this one; '' for whichever it is at
+-- Returns    {'OK', the cart's fields and values; status ACTIVE: it was told, not converted}
+--          | {'NO_CART'}
+--          | {'SHORT', shortages}; of each line: sku, units free, units that
+--            the cart wants of its counter
 
-local cart = open_cart(KEYS[13])
-local closed = KEYS[14]
-local status, cart_id = ARGV[5], ARGV[6]
+local cart = open_cart(KEYS[14])
+local closed = KEYS[15]
+local once = open_once(ARGV[5])
+local status, cart_id, version = ARGV[6], ARGV[7], ARGV[8]
 local lines
 
 local function decide_sale()
@@ -46,12 +50,12 @@ end
 
 local function sell(line)
   local record = line.record
-  if line.counter then
-    redis.call('HINCRBY', held, line.counter, -line.units)
-    redis.call('HINCRBY', sold, line.counter, line.units)
-  elseif record.policy ~= 'untracked' then
-    redis.call('HINCRBY', stock, record.counter, -line.units)
-    redis.call('HINCRBY', sold, record.counter, line.units)
+  local counter = line.counter or record.policy ~= 'untracked' and record.counter
+  if counter then
+    local taken_from = line.counter and held or stock
+    redis.call('HINCRBY', taken_from, counter, -line.units)
+    redis.call('HINCRBY', sold, counter, line.units)
+    redis.call('HSET', cart.key, 'c:' .. line.sku, counter)
   end
   if line.limits and line.limits.max_per_buyer then
     redis.call('HINCRBY', buyers, ordered_field(cart, line.limits), line.units)
@@ -60,7 +64,7 @@ end
 
 -- What was saved for later is no part of the order: it stays with the owner, in a cart of its own.
 local function keep_saved(saved)
-  local rest = open_cart(KEYS[13])
+  local rest = open_cart(KEYS[14])
   make_cart(rest)
   for _, line in ipairs(saved) do
     local kept = { sku = line.sku }
@@ -73,8 +77,17 @@ local function keep_saved(saved)
   keep(rest)
 end
 
+local seen = answered(once)
+if seen then
+  return seen
+end
+local function is_meant()
+  return cart.id and (cart_id == '' or cart_id == cart.id)
+    and (version == '' or tonumber(version) == cart.version - 1)
+end
+
 local reply = not_now(cart)
-if not (reply or cart.id and (cart_id == '' or cart_id == cart.id)) then
+if not (reply or is_meant()) then
   reply = { 'NO_CART' }
 end
 if not reply then
@@ -84,13 +97,13 @@ if not reply then
   end
 end
 if reply then
-  return refuse(cart, reply)
+  return conclude(once, refuse(cart, reply))
 end
 
 -- Nothing below may fail: Redis does not undo writes.
 
 if status == 'CONVERTED' and cart.notices then
-  return tell(cart)
+  return conclude(once, tell(cart))
 end
 local saved = {}
 for _, line in ipairs(lines) do
@@ -107,4 +120,4 @@ reply = close_as(status, cart, lines, closed)
 if #saved > 0 then
   keep_saved(saved)
 end
-return reply
+return conclude(once, reply)

@@ -3,28 +3,31 @@
 -- later, and its price, name and image. These are taken from an authority; from anybody else they
 -- must be what the line or the catalogue has.
 --
--- uses bucket, cart, line, catalogue, terms
--- KEYS[13]  cart       hash  the owner's active cart
--- ARGV[5]   cart_id    only if it is this cart
--- ARGV[6]   name       the line: '<sku>', which may be new, or '#<cart id>#<line number>'
--- ARGV[7]   units
--- ARGV[8]   how        'add' to what the line has, or 'set'
--- ARGV[9]   saved      1 or 0
--- ARGV[10]  authority  1, or 0 for the owner
--- ARGV[11]  price      minor units, or '' where the request names none
--- ARGV[12]  title      a JSON string, or ''
--- ARGV[13]  image      a JSON string, or ''
--- Returns   {'OK', the cart's fields and values}
---         | {'NO_CART'}
---         | {'OUT_OF_STOCK', sku, free, in_cart}
---         | {'PRICE_DIFFERS', sku, price}
---         | {'INACTIVE_PRODUCT', product_id}
+-- uses bucket, once, cart, line, catalogue, terms
+-- KEYS[14]   cart       hash    the owner's active cart
+-- KEYS[15+]  once       string  outcome and count, of a request with an idempotency key
+-- ARGV[5]    once       '' or what lib/once says of the request
+-- ARGV[6]    cart_id    only if it is this cart
+-- ARGV[7]    name       the line: '<sku>', which may be new, or '#<cart id>#<line number>'
+-- ARGV[8]    units
+-- ARGV[9]    how        'add' to what the line has, or 'set'
+-- ARGV[10]   saved      1 or 0
+-- ARGV[11]   authority  1, or 0 for the owner
+-- ARGV[12]   price      minor units, or '' where the request names none
+-- ARGV[13]   title      a JSON string, or ''
+-- ARGV[14]   image      a JSON string, or ''
+-- Returns    {'OK', the cart's fields and values}
+--          | {'NO_CART'}
+--          | {'OUT_OF_STOCK', sku, free, in_cart}
+--          | {'PRICE_DIFFERS', sku, price}
+--          | {'INACTIVE_PRODUCT', product_id}
 
-local cart = open_cart(KEYS[13])
-local cart_id, name = ARGV[5], ARGV[6]
-local units, how = whole(ARGV[7]), ARGV[8]
-local saved, authority = ARGV[9], ARGV[10]
-local price, title, image = ARGV[11], ARGV[12], ARGV[13]
+local cart = open_cart(KEYS[14])
+local once = open_once(ARGV[5])
+local cart_id, name = ARGV[6], ARGV[7]
+local units, how = whole(ARGV[8]), ARGV[9]
+local saved, authority = ARGV[10], ARGV[11]
+local price, title, image = ARGV[12], ARGV[13], ARGV[14]
 local line
 
 -- What a line fixes as (name, variant, images). A quote within a JSON string is escaped, so these
@@ -143,9 +146,13 @@ local function set_aside()
   redis.call('HSET', cart.key, 's:' .. line.sku, units)
 end
 
+local seen = answered(once)
+if seen then
+  return seen
+end
 local reply = not_now(cart) or decide_line()
 if reply then
-  return refuse(cart, reply)
+  return conclude(once, refuse(cart, reply))
 end
 
 -- Nothing below may fail: Redis does not undo writes.
@@ -165,4 +172,4 @@ if line.facts then
   touch(cart, line)
 end
 keep(cart)
-return authority == '1' and show(cart) or tell(cart)
+return conclude(once, authority == '1' and show(cart) or tell(cart))

@@ -2,16 +2,19 @@
 -- cart_merge: move a guest's cart into the owner's: each line as far as stock, limits and caps
 -- allow. Holds move with their deadlines, or join the one of the owner's line.
 --
--- uses bucket, cart, line, catalogue, terms
--- KEYS[13]  cart    hash  the owner's active cart
--- KEYS[14]  guest   hash  the guest's active cart; once merged it is not there any more
--- KEYS[15]  closed  hash  where the guest's cart goes
--- Returns   {'OK', the cart's fields and values, report}; the report has sku, units asked, units
---           moved and the reason, per line that did not fit
---         | {'NO_CART'}
+-- uses bucket, once, cart, line, catalogue, terms
+-- KEYS[14]   cart    hash    the owner's active cart
+-- KEYS[15]   guest   hash    the guest's active cart; once merged it is not there any more
+-- KEYS[16]   closed  hash    where the guest's cart goes
+-- KEYS[17+]  once    string  outcome and count, of a request with an idempotency key
+-- ARGV[5]    once    '' or what lib/once says of the request
+-- Returns    {'OK', the cart's fields and values, report}; the report has sku, units asked, units
+--            moved and the reason, per line that did not fit
+--          | {'NO_CART'}
 
-local cart, guest = open_cart(KEYS[13]), open_cart(KEYS[14])
-local closed = KEYS[15]
+local cart, guest = open_cart(KEYS[14]), open_cart(KEYS[15])
+local closed = KEYS[16]
+local once = open_once(ARGV[5])
 local lines, report, new_lines = {}, {}, 0
 
 -- Why none of the guest's line can move, or nil.
@@ -90,6 +93,10 @@ local function plan_line(theirs)
   end
 end
 
+local seen = answered(once)
+if seen then
+  return seen
+end
 local reply = not_now(cart) or not_now(guest)
 if not (reply or guest.id) then
   reply = { 'NO_CART' }
@@ -99,7 +106,7 @@ for _, theirs in ipairs(guest_lines) do
   reply = reply or plan_line(theirs)
 end
 if reply then
-  return refuse(cart, reply)
+  return conclude(once, refuse(cart, reply))
 end
 
 -- Nothing below may fail: Redis does not undo writes.
@@ -128,4 +135,4 @@ close_as('REMOVED', guest, guest_lines, closed)
 keep(cart)
 reply = tell(cart)
 reply[3] = report
-return reply
+return conclude(once, reply)

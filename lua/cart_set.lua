@@ -2,14 +2,22 @@
 -- cart_set: give a line another quantity. More is decided as an add is; fewer is never refused for
 -- lack of stock.
 --
--- uses bucket, cart, line, catalogue, terms
--- KEYS[13]  cart      hash  the owner's active cart
--- ARGV[5]   name      the line: '<sku>' or '#<cart id>#<line number>'
--- ARGV[6]   units
--- Returns   {'OK', the cart's fields and values}
+-- uses bucket, once, cart, line, catalogue, terms
+-- KEYS[14]   cart   hash    the owner's active cart
+-- KEYS[15+]  once   string  outcome and count, of a request with an idempotency key
+-- ARGV[5]    once   '' or what lib/once says of the request
+-- ARGV[6]    name   the line: '<sku>' or '#<cart id>#<line number>'
+-- ARGV[7]    units
+-- Returns    {'OK', the cart's fields and values}
 
-local cart = open_cart(KEYS[13])
-local name, units = ARGV[5], whole(ARGV[6])
+local cart = open_cart(KEYS[14])
+local once = open_once(ARGV[5])
+local name, units = ARGV[6], whole(ARGV[7])
+
+local seen = answered(once)
+if seen then
+  return seen
+end
 
 local line, reply = find_line(cart, name)
 reply = not_now(cart) or reply
@@ -21,13 +29,13 @@ if not reply and line.saved == 0 then
   end
 end
 if reply then
-  return refuse(cart, reply)
+  return conclude(once, refuse(cart, reply))
 end
 
 -- Nothing below may fail: Redis does not undo writes.
 
 if units == line.units + line.saved then
-  return tell(cart)
+  return conclude(once, tell(cart))
 elseif line.saved > 0 then
   redis.call('HSET', cart.key, 's:' .. line.sku, units)
   touch(cart, line)
@@ -35,4 +43,4 @@ else
   carry_out(cart, line)
 end
 keep(cart)
-return tell(cart)
+return conclude(once, tell(cart))

@@ -3,7 +3,7 @@
 -- the owners will be told.
 --
 -- uses bucket, cart, line
--- KEYS[13+]  cart    hash  carts that may have such lines
+-- KEYS[14+]  cart    hash  carts that may have such lines
 -- ARGV[5]    limit   lines that are taken
 -- ARGV[6]    budget  fields that are looked at, with what the last cart has above it; these two
 --                    bound the time. What is beyond them stays for the next call
@@ -41,7 +41,7 @@ local function release(cart)
   cart.lost_hold = true
 end
 
-for i = 13, #KEYS do
+for i = 14, #KEYS do
   local cart = open_cart(KEYS[i])
   if cart.due <= now and released < limit and budget > 0 then
     release(cart)

@@ -137,7 +137,7 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
 async def api_ledger(api_database_url: str, shop: Shop) -> AsyncIterator[Ledger]:
     """PostgreSQL of the service at `api_url`, which knows `shop`, and no cart."""
     ledger = await Ledger.connect(api_database_url)
-    await ledger.pool.execute("TRUNCATE buckets, carts, cart_items, price_history")
+    await ledger.pool.execute("TRUNCATE buckets, carts, cart_items, price_history, dead_letter")
     await ledger.open_bucket(shop.bucket)
     yield ledger
     await ledger.close()

@@ -72,6 +72,7 @@ class Item:
     changed: int = 0
     fixed: bool = False
     images: tuple[str, ...] = ()
+    sold_from: str | None = None
 
     @property
     def product_id(self) -> str:
@@ -96,6 +97,7 @@ class Item:
             self.deadline,
             self.saved,
             self.fixed,
+            self.sold_from,
         )
 
 
@@ -838,6 +840,7 @@ class ModelShop:
                 self._give_back(item)
                 self.free[counter] -= item.quantity
                 self.sold[counter] += item.quantity
+                item.sold_from = counter
             if rules.max_per_buyer is not None:
                 buyer = item.product_id, rules.starts_ms or 0, basket.owner
                 self.bought[buyer] = self.bought.get(buyer, 0) + item.quantity

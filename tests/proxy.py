@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -74,9 +75,9 @@ class Peer:
 class Proxy(Peer):
     """Forwards bytes. With `drop_replies` set, the next reply ends its connection instead.
 
-    If `drop_only` is set too, the next that has these bytes. With `hang` set replies are thrown
-    away, with `refuse` set new connections are closed at once. Replies wait while `passing` is
-    not set.
+    If `drop_only` is set too, the next that has these bytes; `most_dropped` in all. With `hang` set
+    replies are thrown away, with `refuse` set new connections are closed at once. Replies wait
+    while `passing` is not set.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Proxy(Peer):
         self.passing = asyncio.Event()
         self.passing.set()
         self.dropped = 0
+        self.most_dropped = sys.maxsize
 
     async def forward(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         if self.refuse:
@@ -116,7 +118,8 @@ class Proxy(Peer):
 
     async def _replies(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         while data := await server.read(65_536):
-            if self.drop_replies and self.drop_only in data:
+            is_dropped = self.drop_replies and self.dropped < self.most_dropped
+            if is_dropped and self.drop_only in data:
                 self.dropped += 1
                 to_client.close()
                 return

@@ -132,7 +132,7 @@ async def test_a_cart_that_is_closed_while_it_is_put_back_stays_closed(
         query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         return others[0].done() or bool(await ledger.pool.fetchval(query))
 
-    async def late(bucket: Bucket, found: Cart) -> Cart:
+    async def late(bucket: Bucket, found: Cart, **_: Any) -> Cart:
         """Between the look and the script somebody else puts the cart back and closes it."""
         monkeypatch.setattr(shop.store, "restore", restore)
         await restore(bucket, found)
@@ -178,10 +178,10 @@ async def test_a_server_that_is_away_is_told_as_such(
     before = await open_shop.everything()
 
     def fails(error: Exception) -> None:
-        async def ping() -> None:
+        async def epoch(_: Bucket) -> None:
             raise error
 
-        monkeypatch.setattr(archive.ledger, "ping", ping)
+        monkeypatch.setattr(archive.ledger, "epoch", epoch)
 
     for away in (ConnectionRefusedError(), asyncpg.AdminShutdownError("bye"), TimeoutError()):
         fails(away)

@@ -46,6 +46,7 @@ def test_version_and_help() -> None:
     commands = run("--help").stdout
     for command in ("dev", "serve", "worker", "migrate", "catalog", "stock", "token", "keys"):
         assert command in commands
+    assert "dead-letter" in commands
 
 
 def test_keys_prints_every_row_of_the_table() -> None:
@@ -82,9 +83,27 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
     await admin.execute("CREATE DATABASE empty")
     try:
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
-        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records\n"
+        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter\n"
     finally:
         await admin.execute("DROP DATABASE empty")
+        await admin.close()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_migrate_refuses_a_database_that_can_not_hold_every_name(
+    postgres: embedded.Postgres, encoding: str
+) -> None:
+    """What it could not hold would come in by a name or an owner, and be refused by the flush."""
+    admin = await asyncpg.connect(postgres.url_of("postgres"))
+    await admin.execute(
+        f"CREATE DATABASE narrow TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+    )
+    try:
+        done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("narrow"))
+        told = f"cartsvc: CARTSVC_DATABASE_URL: is in {encoding}, not in UTF8\n"
+        assert (done.returncode, done.stderr) == (1, told)
+    finally:
+        await admin.execute("DROP DATABASE narrow WITH (FORCE)")
         await admin.close()
 
 

@@ -16,7 +16,7 @@ from cartsvc.errors import OutcomeUnknown
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.link import pack
-from cartsvc.model import Cart, LineRequest
+from cartsvc.model import Cart, LineRequest, Once
 from cartsvc.scripts import Runner
 from cartsvc.store import Store
 from tests.proxy import Peer
@@ -257,6 +257,24 @@ async def test_the_first_request_of_a_process_is_made_at_redis_time(
     assert before - 1 <= cart.created_ms <= await redis_ms(shop) + 1
 
 
+async def test_a_first_request_with_an_idempotency_key_is_made_at_redis_time(
+    shop: Shop, start: Start, wall: Wall
+) -> None:
+    await shop.sell()
+    await start(0).add()
+    wall.ahead_s = HOUR_S
+    stores = [start(HOUR_S).store for _ in range(3)]
+    before = await redis_ms(shop)
+    by_script, by_itself = Once(ANN, "by a script", "ab"), Once(ANN, "by itself", "ab")
+    await stores[0].set_quantity(BUCKET, ANN, LAMP, 2, by_script)
+    await stores[1].keep_outcome(BUCKET, by_itself)
+    for once in (by_script, by_itself):
+        again = Once(ANN, once.key, "ab")
+        await stores[2].outcome(BUCKET, again)
+        assert again.is_replay
+        assert before - 1 <= again.at_ms <= await redis_ms(shop) + 1
+
+
 @pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S])
 async def test_the_first_read_of_a_process_is_made_at_redis_time(
     shop: Shop, start: Start, ahead_s: int
@@ -322,5 +340,5 @@ async def test_no_flush_mark_is_lost(
     await worker.backlog.flushed(BUCKET, read)
     # It changed meanwhile: it stays dirty, as of the time it was read.
     assert read_from - 1 <= await dirty_since(shop) <= read_to + 1
-    assert await flush.carts(worker.backlog, ledger, BUCKET, 10) == 1
+    assert (await flush.carts(worker.backlog, ledger, BUCKET, 10)).written == 1
     assert await worker.backlog.dirty_count(BUCKET) == 0

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from cartsvc import flush as flush_module
 from cartsvc.backlog import Backlog, DirtyCarts
 from cartsvc.errors import NoCart, OutcomeUnknown
-from cartsvc.ledger import Flush, Ledger
+from cartsvc.flush_rows import Flush, Written
+from cartsvc.ledger import Ledger
 from cartsvc.model import ClosedStatus, LineRequest, Owner
 from cartsvc.scripts import Runner
 from tests.shop import ANN, LAMP, MUG, Shop
@@ -30,13 +31,16 @@ async def rows(ledger: Ledger, query: str) -> list[dict[str, Any]]:
 
 
 async def carts(flush: ModuleType, shop: Shop, ledger: Ledger, limit: int = 100) -> int:
-    written: int = await flush.carts(Backlog(shop.runner), ledger, shop.bucket, limit)
-    return written
+    """How many rows were behind; none is refused."""
+    done = await flush.carts(Backlog(shop.runner), ledger, shop.bucket, limit)
+    assert done.refused == 0
+    return int(done.written)
 
 
 async def prices(flush: ModuleType, shop: Shop, ledger: Ledger, limit: int = 100) -> int:
-    written: int = await flush.prices(Backlog(shop.runner), ledger, shop.bucket, limit)
-    return written
+    done = await flush.prices(Backlog(shop.runner), ledger, shop.bucket, limit)
+    assert done.refused == 0
+    return int(done.written)
 
 
 async def change_price(shop: Shop, *new_prices: str) -> None:
@@ -108,7 +112,7 @@ async def test_an_older_version_changes_nothing(
     before = await rows(ledger, CARTS), await rows(ledger, ITEMS)
     async with ledger.flush(open_shop.bucket) as late:
         assert late is not None
-        assert await late.write_carts(old.carts) == 0
+        assert (await late.write_carts(old.carts)).behind == 0
     assert (await rows(ledger, CARTS), await rows(ledger, ITEMS)) == before
 
 
@@ -285,9 +289,9 @@ async def test_each_batch_is_of_other_carts(
 ) -> None:
     await fill(open_shop, 7)
     backlog = Backlog(open_shop.runner)
-    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == 6
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == (6, 0)
     assert await open_shop.redis.zcard("dirty:{default:0}") == 1
-    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == 1
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=3) == (1, 0)
     assert await open_shop.redis.zcard("dirty:{default:0}") == 0
     assert len(await rows(ledger, CARTS)) == 7
 
@@ -308,7 +312,7 @@ async def test_a_batch_is_read_while_another_is_written(
             both_read.set()
         return found
 
-    async def held_up(*arguments: Any) -> int:
+    async def held_up(*arguments: Any) -> Written:
         await both_read.wait()
         return await write(*arguments)
 
@@ -316,7 +320,7 @@ async def test_a_batch_is_read_while_another_is_written(
     monkeypatch.setattr(Flush, "write_rows", held_up)
     backlog = Backlog(open_shop.runner)
     async with asyncio.timeout(5):
-        assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 4
+        assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == (4, 0)
     # None is read that is not going to be written.
     assert readings == 2
 
@@ -354,7 +358,7 @@ async def test_a_batch_that_fails_ends_what_goes_on_beside_it(
         assert not left
         assert isinstance(flushing.exception(), NoCommit)
     assert await open_shop.redis.zcard("dirty:{default:0}") == 4
-    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 4
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == (4, 0)
 
 
 async def test_a_reading_that_fails_loses_nothing(
@@ -376,7 +380,7 @@ async def test_a_reading_that_fails_loses_nothing(
     # Written, but not known to be: that is done once more.
     assert len(await rows(ledger, CARTS)) == 2
     assert await open_shop.redis.zcard("dirty:{default:0}") == 4
-    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == 2
+    assert await flush.carts(backlog, ledger, open_shop.bucket, 2, batches=2) == (2, 0)
     assert await open_shop.redis.zcard("dirty:{default:0}") == 0
 
 
@@ -432,7 +436,7 @@ async def test_whatever_changes_of_a_line_is_written(
         [line] = cart.lines
         cart = replace(cart, version=cart.version + 1, lines=[replace(line, **change)])
         async with ledger.write(open_shop.bucket) as writing:
-            assert await writing.write_carts([cart]) == 1
+            assert (await writing.write_carts([cart])).behind == 1
         assert await ledger.cart("default", cart.id) == cart, change
 
 
@@ -509,7 +513,7 @@ async def test_a_closed_cart_that_was_read_before_stays_closed(
     await carts(flush, shop, ledger)
     async with ledger.flush(shop.bucket) as late:
         assert late
-        assert await late.write_carts(read.carts) == 0
+        assert (await late.write_carts(read.carts)).behind == 0
     [row] = await rows(ledger, CARTS)
     assert row["status"] == "CONVERTED"
 

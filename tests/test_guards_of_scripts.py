@@ -11,7 +11,7 @@ import pytest
 
 from cartsvc.errors import CartShort
 from cartsvc.keys import Bucket
-from cartsvc.model import Cart, ClosedStatus, Owner, Shortage
+from cartsvc.model import Cart, ClosedStatus, Once, Owner, Shortage
 from cartsvc.store import Store
 from tests import carts
 from tests import test_cart_add as add
@@ -672,7 +672,7 @@ GUARDS: list[tuple[str, str, str, Case]] = [
     ),
     (
         "cart_restore.lua",
-        "not cart.id and redis.call('HGET', carts, cart_id)",
+        "redis.call('HGET', carts, cart_id)",
         "false",
         partial(restoring.test_a_closed_cart_stays_closed, status="REMOVED"),
     ),
@@ -904,13 +904,22 @@ class TwoSteps(Store):
     """Converts as many do it: look whether there is enough, and then sell."""
 
     async def close(
-        self, bucket: Bucket, owner: Owner, status: ClosedStatus, *, cart_id: int | None = None
+        self,
+        bucket: Bucket,
+        owner: Owner,
+        status: ClosedStatus,
+        *,
+        cart_id: int | None = None,
+        version: int | None = None,
+        once: Once | None = None,
     ) -> Cart:
         for line in (await self.read(bucket, owner)).in_order:
             free = int(await self.runner.redis.hget(bucket.stock, line.sku) or 0)
             if free < line.quantity:
                 raise CartShort([Shortage(line.sku, free, line.quantity)])
-        return await super().close(bucket, owner, status, cart_id=cart_id)
+        return await super().close(
+            bucket, owner, status, cart_id=cart_id, version=version, once=once
+        )
 
 
 async def test_guard_of_a_conversion_in_one_step(shop: Shop) -> None:

@@ -63,7 +63,7 @@ async def in_postgres(importer: Importer) -> dict[str, list[tuple[Any, ...]]]:
 
 async def levels(importer: Importer) -> dict[str, tuple[int, int]]:
     """SKU -> (received, free), for the counters of both."""
-    received = {sku: units for _, sku, units, _ in (await in_postgres(importer))["stock"]}
+    received = {sku: units for _, sku, units, *_ in (await in_postgres(importer))["stock"]}
     redis: Any = importer.shelf.runner.redis
     counters = await redis.hgetall(BUCKET.stock)
     free = {sku.decode(): int(units) for sku, units in counters.items()}

@@ -72,8 +72,13 @@ ERRORS: list[Exception] = [
     errors.NotWarm(),
     errors.NoCounter(LAMP),
     errors.HoldsDue("cart", "counter"),
+    errors.Cold("cart", 256),
+    errors.Rebuilt(),
+    errors.RowsRefused("NotNullViolationError"),
     errors.OutcomeUnknown("timeout"),
     errors.Busy(4_096),
+    errors.KeyReused(),
+    errors.KeysSpent(1_000, 60_000),
     errors.Invalid("", "is not valid JSON"),
     errors.Invalid("quantity", "is missing or has the wrong type"),
     http_module.BodyTooLarge(65_536),
@@ -211,8 +216,13 @@ def test_the_errors_are_all_that_there_are() -> None:
     """What is not among them is a name for others, or for an operator who sets stock."""
     there = {error for error in every(CartError) if error.__module__ == errors.__name__}
     known = {type(error) for found in ERRORS_OF.values() for error in found}
-    names = {CartError, errors.Unauthorized, errors.Unavailable}
-    assert there - known == names | {errors.UnknownSku, errors.StockHeld}
+    names = {CartError, errors.Unauthorized, errors.Unavailable, errors.Again}
+    assert there - known == names | {
+        errors.UnknownSku,
+        errors.StockHeld,
+        errors.UnknownLetter,
+        errors.NotEmpty,
+    }
 
 
 def every(error: type[CartError]) -> set[type[CartError]]:
@@ -298,7 +308,8 @@ async def test_contracts_that_share_a_path_are_one_operation(document: dict[str,
         "400 with neither."
     )
     asked = {parameter["name"]: parameter["required"] for parameter in found["parameters"]}
-    assert asked == {"x-tenant-id": False, "x-session-id": False, "DeviceID": False}
+    names = ("x-tenant-id", "x-session-id", "Idempotency-Key", "DeviceID")
+    assert asked == dict.fromkeys(names, False)
     assert found["security"] == [{}, {"bearer": []}]
     views = [{"$ref": f"#/components/schemas/{name}CartView"} for name in ("Tenant", "Device")]
     assert body_of(found["responses"]["201"])["schema"] == {"anyOf": views}
@@ -306,7 +317,8 @@ async def test_contracts_that_share_a_path_are_one_operation(document: dict[str,
     assert body_of(found["requestBody"])["schema"] == {"anyOf": bodies}
     conflict = body_of(found["responses"]["409"])["schema"]
     assert conflict == {"$ref": "#/components/schemas/DeviceFailure"}
-    assert list(found["responses"]["201"]["headers"]) == ["X-Session-ID", "X-Cart-Notice"]
+    sent = ["Idempotent-Replay", "X-Session-ID", "X-Cart-Notice"]
+    assert list(found["responses"]["201"]["headers"]) == sent
 
 
 async def test_parameters(document: dict[str, Any]) -> None:

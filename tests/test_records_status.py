@@ -9,14 +9,16 @@ from typing import Any
 import httpx
 import pytest
 
-from cartsvc import dev, embedded
+from cartsvc import dev, embedded, replay
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.embedded import free_port
 from cartsvc.errors import CartClosed, CartExists, NoCart, NoLine
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, ClosedStatus, LineRequest, Owner
+from cartsvc.replay import Replayed
 from cartsvc.settings import Settings
+from cartsvc.worker import Pass, Worker
 from tests import examples
 from tests.carts import books
 from tests.records import (
@@ -443,6 +445,72 @@ async def test_postgres_is_lost_after_the_conversion(
     assert (again.status_code, again.json()["status"]) == (200, "CONVERTED")
     assert await recorded(api_ledger) == {FIRST_CART: "CONVERTED"}
     assert await books(shop, "205") == (98, 0, 2)
+
+
+NO_206 = "ALTER TABLE cart_items ADD CONSTRAINT no_206 CHECK (product_id <> '206') NOT VALID"
+TAKE_206 = "ALTER TABLE cart_items DROP CONSTRAINT IF EXISTS no_206"
+
+
+@pytest.fixture
+async def worker(shop: Shop, api_ledger: Ledger) -> AsyncIterator[Worker]:
+    """A worker, and a PostgreSQL that has Ann's cart, but not as it is: it takes no product 206."""
+    await sell(shop)
+    worker = Worker(shop.store, Backlog(shop.runner), api_ledger, batch=9, interval_s=60)
+    await shop.store.add(shop.bucket, OWNER, [LineRequest("205", 2)])
+    await worker.run_once()
+    await api_ledger.pool.execute(NO_206)
+    await shop.store.add(shop.bucket, OWNER, [LineRequest("206", 1)])
+    yield worker
+    await api_ledger.pool.execute(TAKE_206)
+
+
+@pytest.mark.parametrize("status", CLOSED)
+async def test_a_close_that_postgres_refuses_is_not_acknowledged(
+    http: httpx.AsyncClient, shop: Shop, api_ledger: Ledger, worker: Worker, status: str
+) -> None:
+    before = await rows(api_ledger)
+    for refused_now in (1, 0):
+        answer = await set_status(http, FIRST_CART, status)
+        assert timeless(answer.json()) == failure(503, AWAY, path_of(status))
+        assert answer.headers["retry-after"] == "1"
+        # It is the worker that sets it aside, once.
+        assert len(await api_ledger.letters(None)) == 1 - refused_now
+        assert await worker.run_once() == Pass(refused=refused_now)
+        assert await rows(api_ledger) == before
+    await api_ledger.pool.execute(TAKE_206)
+    letters = await api_ledger.letters(None)
+    assert await replay.run(api_ledger, worker.backlog, letters) == Replayed(written=1)
+    for _ in ("in Redis", "in PostgreSQL only"):
+        assert (await set_status(http, FIRST_CART, status)).status_code == 200
+        await worker.run_once()
+    assert await recorded(api_ledger) == {FIRST_CART: status}
+    assert await books(shop, "205") == ((98, 0, 2) if status == "CONVERTED" else (100, 0, 0))
+
+
+async def test_a_deletion_that_postgres_refuses_is_not_acknowledged(
+    http: httpx.AsyncClient, api_ledger: Ledger, worker: Worker
+) -> None:
+    answer = await http.delete(CART, headers=ANN)
+    assert timeless(answer.json()) == failure(503, AWAY, CART)
+    assert await worker.run_once() == Pass(refused=1)
+    assert await recorded(api_ledger) == {FIRST_CART: "ACTIVE"}
+    # For who asks, it is not there all the same: Redis has it, and as deleted.
+    assert (await http.delete(CART, headers=ANN)).status_code == 404
+
+
+async def test_lists_with_a_cart_that_postgres_refuses(
+    http: httpx.AsyncClient, shop: Shop, api_ledger: Ledger, worker: Worker
+) -> None:
+    for path in (CARTS, ITEMS):
+        # The one cart that a shopper asks for can't be shown as it is.
+        answer = await http.get(path, headers=ANN)
+        assert timeless(answer.json()) == failure(503, AWAY, path)
+    assert await api_ledger.letters(None) == []
+    # A list of all is a flush of all: it sets aside what stands in its way.
+    for path in (CARTS, ITEMS):
+        answer = await http.get(path, headers=ADMIN)
+        assert (answer.status_code, len(answer.json())) == (200, 1)
+    assert len(await api_ledger.letters(None)) == 1
 
 
 @pytest.fixture

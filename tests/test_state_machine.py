@@ -552,6 +552,8 @@ class Books:
                 kind = "s" if line.saved else "q"
                 expected |= {f"{kind}:{line.sku}".encode(), f"l:{line.sku}".encode()}
                 expected |= fields.keys() & {f"u:{line.sku}".encode()}
+                if line.sold_from is not None:
+                    expected.add(f"c:{line.sku}".encode())
                 if is_active:
                     holders.add(f"{line.sku} {key}")
                 if line.held_until_ms is not None:
@@ -671,7 +673,7 @@ GUARDS = {
     "a merge gives back what did not fit": ("cart_merge.lua", "  hold(guest, theirs, 0)\n", ""),
     "what is sold leaves the stock": (
         "cart_close.lua",
-        "redis.call('HINCRBY', stock, record.counter, -line.units)",
+        "redis.call('HINCRBY', taken_from, counter, -line.units)",
         "",
     ),
     "a hold that ends is given back": (

@@ -1,6 +1,7 @@
 """Acknowledged once it is on the disk: with `CARTSVC_DURABILITY=fsync`."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -14,10 +15,10 @@ import pytest
 
 from cartsvc import embedded, scripts, syncs
 from cartsvc.app import create_app
-from cartsvc.errors import Busy, NoCart, NotWarm, OutcomeUnknown, OutOfStock
+from cartsvc.errors import Again, Busy, NoCart, NotWarm, OutcomeUnknown, OutOfStock
 from cartsvc.keys import Bucket
 from cartsvc.link import Link, pack
-from cartsvc.model import LineRequest, LineTerms
+from cartsvc.model import LineRequest, LineTerms, Once
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
@@ -245,11 +246,20 @@ class Counting:
     async def after(self, change: Callable[[], Awaitable[Any]]) -> Any:
         try:
             return await change()
+        except Again:
+            self.waited -= 1
+            raise
         finally:
             self.waited += 1
 
+    async def synced(self) -> None:
+        self.waited += 1
 
-NOT_ACKNOWLEDGED = {"read", "peek", "find", "release", "reprice"}
+
+NOT_ACKNOWLEDGED = {
+    *("now_ms", "read", "peek", "find", "outcome"),
+    *("restore", "unmark", "cool", "release", "reprice"),
+}
 """Of the store: what changes nothing, or nothing that anybody is told of. A notice that was told
 may be told again."""
 
@@ -270,6 +280,7 @@ CHANGES: dict[str, Callable[[Store, Bucket], Awaitable[Any]]] = {
     "take_back": lambda store, bucket: store.take_back(bucket, ANN, LAMP),
     "merge": lambda store, bucket: store.merge(bucket, ANN, BOB),
     "close": lambda store, bucket: store.close(bucket, ANN, "CONVERTED"),
+    "keep_outcome": lambda store, bucket: store.keep_outcome(bucket, Once(ANN, "a key", "ab")),
 }
 
 
@@ -285,7 +296,7 @@ class TestStore:
     def test_every_operation_is_known(self) -> None:
         methods = inspect.getmembers(Store, inspect.iscoroutinefunction)
         public = {name for name, _ in methods if not name.startswith("_")}
-        assert public == CHANGES.keys() | NOT_ACKNOWLEDGED | {"restore"}
+        assert public == CHANGES.keys() | NOT_ACKNOWLEDGED
 
     @pytest.mark.parametrize("name", CHANGES)
     async def test_a_change_waits_once(self, shop: Shop, counting: Counting, name: str) -> None:
@@ -297,11 +308,21 @@ class TestStore:
         assert counting.waited == 1
         assert await shop.everything() != with_cart
 
-    async def test_a_cart_that_is_put_back_waits_once(self, shop: Shop, counting: Counting) -> None:
-        cart = await shop.store.read(shop.bucket, ANN)
-        await shop.redis.delete(shop.bucket.cart(ANN), shop.bucket.carts)
-        await shop.store.restore(shop.bucket, cart)
-        assert counting.waited == 1
+    @pytest.mark.parametrize("quantity", [2, 200])
+    async def test_what_was_answered_before_waits_once(
+        self, shop: Shop, counting: Counting, quantity: int
+    ) -> None:
+        lines = [LineRequest(LAMP, quantity)]
+        for waits in (1, 2):
+            once = Once(ANN, "a key", "ab")
+            with contextlib.suppress(OutOfStock):
+                await shop.store.add(shop.bucket, ANN, lines, once)
+            assert (once.is_replay, counting.waited) == (waits == 2, waits)
+        with contextlib.suppress(OutOfStock):
+            assert await shop.store.outcome(shop.bucket, Once(ANN, "a key", "ab"))
+        assert counting.waited == 3
+        assert await shop.store.outcome(shop.bucket, Once(ANN, "another", "ab")) is None
+        assert counting.waited == 3
 
     async def test_a_refusal_waits_once(self, shop: Shop, counting: Counting) -> None:
         await refused(shop, NoCart, shop.store.remove(shop.bucket, BOB, LAMP))

@@ -209,7 +209,7 @@ async def test_the_process_drains_on_sigterm(
 KILLED_AT = """
 import os, signal
 from cartsvc.backlog import Backlog
-from cartsvc.ledger import Flush
+from cartsvc.flush_rows import Flush
 
 async def killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -140,7 +140,8 @@ class _Customer:
         product = str(request.product)
         try:
             lines = [line_request(product, one.quantity, one.id) for one in request.variations]
-            cart = await self.store.add(self.bucket, owner, lines)
+            once = http.once(scope, body, owner)
+            cart = await self.store.add(self.bucket, owner, lines, once)
         except UnknownVariant as error:
             raise _no_variation(request, error.variant_id) from None
         return _success(201, "Items added to cart successfully", cart, lines)
@@ -148,7 +149,7 @@ class _Customer:
     async def add_item(self, scope: Scope, body: bytes) -> Reply:
         owner, request = self.core.customer(scope, self.bucket), _add_item(body)
         line = line_request(str(request.product), request.quantity, request.variation)
-        cart = await self.store.add(self.bucket, owner, [line])
+        cart = await self.store.add(self.bucket, owner, [line], http.once(scope, body, owner))
         return _success(201, "Item added to cart successfully", cart, [line])
 
     async def whole(self, change: Awaitable[Cart], message: str) -> Reply:
@@ -162,9 +163,10 @@ class _Customer:
         owner = self.core.customer(scope, self.bucket)
         return await self.whole(self.store.read(self.bucket, owner), "Cart retrieved successfully")
 
-    async def clear(self, scope: Scope, _: bytes) -> Reply:
+    async def clear(self, scope: Scope, body: bytes) -> Reply:
         owner = self.core.customer(scope, self.bucket)
-        return await self.whole(self.store.empty(self.bucket, owner), "Cart cleared successfully")
+        cart = self.store.empty(self.bucket, owner, http.once(scope, body, owner))
+        return await self.whole(cart, "Cart cleared successfully")
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = (
@@ -172,15 +174,17 @@ class _Customer:
             line_of(scope["path_params"]["item_id"]),
         )
         quantity = _set_item(body).quantity
-        cart = await self.store.set_quantity(self.bucket, owner, line, quantity)
+        once = http.once(scope, body, owner)
+        cart = await self.store.set_quantity(self.bucket, owner, line, quantity, once)
         return _success(200, "Cart item updated successfully", cart)
 
-    async def remove(self, scope: Scope, _: bytes) -> Reply:
+    async def remove(self, scope: Scope, body: bytes) -> Reply:
         owner, line = (
             self.core.customer(scope, self.bucket),
             line_of(scope["path_params"]["item_id"]),
         )
-        cart = await self.store.remove(self.bucket, owner, line)
+        once = http.once(scope, body, owner)
+        cart = await self.store.remove(self.bucket, owner, line, once=once)
         return _success(200, "Item removed from cart successfully", cart)
 
 

@@ -106,33 +106,37 @@ class _Device:
     def __init__(self, core: Core) -> None:
         self.store, self.bucket = core.store, core.bucket
 
-    async def whole(self, owner: Owner, change: Awaitable[Cart]) -> Reply:
+    async def whole(self, scope: Scope, owner: Owner, operation: Awaitable[Cart]) -> Reply:
         try:
-            return _success(200, await change)
+            return _success(200, await operation)
         except NoCart:
-            return _nothing(owner, self.store.clock_ms())
+            return _nothing(owner, http.answered_ms(scope, self.store.clock_ms()))
 
     async def add_item(self, scope: Scope, body: bytes) -> Reply:
         owner, request = _owner(scope), http.decode(_add_item, body)
         line = line_request(str(request.product_id), quantity(request.quantity))
-        return _success(201, await self.store.add(self.bucket, owner, [line]))
+        once = http.once(scope, body, owner)
+        return _success(201, await self.store.add(self.bucket, owner, [line], once))
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
         owner = _owner(scope)
-        return await self.whole(owner, self.store.read(self.bucket, owner))
+        return await self.whole(scope, owner, self.store.read(self.bucket, owner))
 
-    async def clear(self, scope: Scope, _: bytes) -> Reply:
+    async def clear(self, scope: Scope, body: bytes) -> Reply:
         owner = _owner(scope)
-        return await self.whole(owner, self.store.empty(self.bucket, owner))
+        once = http.once(scope, body, owner)
+        return await self.whole(scope, owner, self.store.empty(self.bucket, owner, once))
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), line_of(scope["path_params"]["item_id"])
         units = quantity(http.decode(_set_item, body).quantity)
-        return _success(200, await self.store.set_quantity(self.bucket, owner, line, units))
+        once = http.once(scope, body, owner)
+        return _success(200, await self.store.set_quantity(self.bucket, owner, line, units, once))
 
-    async def remove(self, scope: Scope, _: bytes) -> Reply:
+    async def remove(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), line_of(scope["path_params"]["item_id"])
-        return _success(200, await self.store.remove(self.bucket, owner, line))
+        once = http.once(scope, body, owner)
+        return _success(200, await self.store.remove(self.bucket, owner, line, once=once))
 
 
 def contract(core: Core) -> Contract:

@@ -6,8 +6,9 @@ totals in headers, so that the body stays the plain array.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args
 
@@ -39,6 +40,7 @@ from cartsvc.model import (
     Id,
     Line,
     LineTerms,
+    Once,
     Owner,
     PriceEvent,
     Quantity,
@@ -145,8 +147,9 @@ class NotFound(CartError):
 
 
 class Caller(NamedTuple):
-    """Who asks: an authority, or the customer `owner`."""
+    """Who asks: an authority, or the customer `owner`. `name` is whose idempotency keys are."""
 
+    name: Owner
     owner: Owner | None
 
     @property
@@ -156,6 +159,8 @@ class Caller(NamedTuple):
     def may_see(self, owner: Owner) -> bool:
         return self.owner in (None, owner)
 
+
+Change = Callable[[Once | None], Awaitable[Cart | None]]
 
 Size = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_PAGE})]
 
@@ -197,6 +202,19 @@ class _Records:
             if caller.may_see(cart.owner):
                 return cart, line
         raise NotFound(f"Cart item with ID {item}")
+
+    async def once(self, scope: Scope, body: bytes, caller: Caller, change: Change) -> Cart | None:
+        """What a change gives, or gave when the request came first."""
+        asked = http.once(scope, body, caller.name)
+        if asked is None:
+            return await change(None)
+        return await self.archive.answer(self.bucket, asked, change)
+
+    async def changed(self, scope: Scope, body: bytes, caller: Caller, change: Change) -> Cart:
+        """As `once`, of a change that gives a cart."""
+        cart = await self.once(scope, body, caller, change)
+        assert cart is not None  # noqa: S101
+        return cart
 
     async def told(self, caller: Caller, cart: Cart) -> Cart:
         """The cart, and if the caller owns it, what there is to tell, once."""
@@ -244,28 +262,48 @@ class _Records:
         owner = _owner(request, caller)
         if not caller.may_see(owner):
             raise NotFound(f"{'User' if owner.kind == _USER else 'Session'} with ID {owner.id}")
-        return _one(201, await self.archive.make(self.bucket, owner))
+        make = partial(self.archive.make, self.bucket, owner)
+        return _one(201, await self.changed(scope, body, caller, make))
 
     async def update_cart(self, scope: Scope, body: bytes) -> Reply:
         caller, request = self.caller_of(scope), _cart_body(body)
-        cart = await self.cart_of(caller, _id(scope, "cart_id"))
-        names_owner = (request.user_id, request.session_id) != (None, None)
-        if names_owner and _owner(request, caller) != cart.owner:
-            raise BadFields({"userId": "The owner of a cart cannot be changed"})
-        return await self.with_status(cart, request.status or _status(cart.status))
+        cart_id = _id(scope, "cart_id")
 
-    async def update_status(self, scope: Scope, _: bytes) -> Reply:
-        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
-        return await self.with_status(cart, _status(scope["path_params"]["status"]))
+        async def update(once: Once | None) -> Cart:
+            cart = await self.cart_of(caller, cart_id)
+            names_owner = (request.user_id, request.session_id) != (None, None)
+            if names_owner and _owner(request, caller) != cart.owner:
+                raise BadFields({"userId": "The owner of a cart cannot be changed"})
+            return await self.with_status(cart, request.status or _status(cart.status), once)
 
-    async def with_status(self, cart: Cart, status: Status) -> Reply:
+        return _one(200, await self.changed(scope, body, caller, update))
+
+    async def update_status(self, scope: Scope, body: bytes) -> Reply:
+        caller, cart_id = self.caller_of(scope), _id(scope, "cart_id")
+        status = _status(scope["path_params"]["status"])
+
+        async def update(once: Once | None) -> Cart:
+            return await self.with_status(await self.cart_of(caller, cart_id), status, once)
+
+        return _one(200, await self.changed(scope, body, caller, update))
+
+    async def with_status(self, cart: Cart, status: Status, once: Once | None) -> Cart:
         if status == "ACTIVE":
-            return _one(200, await self.archive.open(self.bucket, cart))
-        return _one(200, await self.archive.close(self.bucket, cart, status))
+            return await self.archive.open(self.bucket, cart)
+        return await self.archive.close(self.bucket, cart, status, once)
 
-    async def delete_cart(self, scope: Scope, _: bytes) -> Reply:
-        cart = await self.cart_of(self.caller_of(scope), _id(scope, "cart_id"))
-        await self.archive.delete(self.bucket, cart)
+    async def delete_cart(self, scope: Scope, body: bytes) -> Reply:
+        caller, cart_id = self.caller_of(scope), _id(scope, "cart_id")
+
+        async def delete(once: Once | None) -> None:
+            cart = await self.cart_of(caller, cart_id)
+            await self.archive.delete(self.bucket, cart, once)
+
+        await self.once(scope, body, caller, delete)
+        if "once" in scope:
+            # Answered before it was done, if it was broken off.
+            with contextlib.suppress(NotFound):
+                await delete(None)
         return _nothing()
 
     async def list_items(self, scope: Scope, _: bytes) -> Reply:
@@ -287,61 +325,79 @@ class _Records:
 
     async def create_item(self, scope: Scope, body: bytes) -> Reply:
         caller, request = self.caller_of(scope), _item_body(body)
-        cart = await self.cart_of(caller, request.cart_id)
         sku, terms = _sku(request), _terms(request)
-        changed = await self.archive.change(
-            self.bucket,
-            cart,
-            lambda: self.store.add_as(
-                self.bucket, cart.owner, sku, terms, authority=caller.is_authority, cart_id=cart.id
-            ),
-        )
+
+        async def add(once: Once | None) -> Cart:
+            cart = await self.cart_of(caller, request.cart_id)
+            operation = partial(
+                self.store.add_as,
+                self.bucket,
+                cart.owner,
+                sku,
+                terms,
+                authority=caller.is_authority,
+                cart_id=cart.id,
+                once=once,
+            )
+            return await self.archive.change(self.bucket, cart, operation)
+
+        changed = await self.changed(scope, body, caller, add)
         [line] = [line for line in changed.lines if line.sku == sku]
         return _item_reply(201, changed, line)
 
     async def update_item(self, scope: Scope, body: bytes) -> Reply:
         caller, request, item = self.caller_of(scope), _item_body(body), _id(scope, "item_id")
-        cart, line = await self.item_of(caller, item)
-        wrong = {}
-        if request.cart_id != cart.id:
-            wrong["cartId"] = "The cart of an item cannot be changed"
-        if _sku(request) != line.product_id:
-            wrong["productId"] = "The product of an item cannot be changed"
-        if wrong:
-            raise BadFields(wrong)
-        terms = _terms(request, line)
-        changed = await self.archive.change(
-            self.bucket,
-            cart,
-            lambda: self.store.set_as(
-                self.bucket, cart.owner, item, terms, authority=caller.is_authority
-            ),
-        )
+
+        async def update(once: Once | None) -> Cart:
+            cart, line = await self.item_of(caller, item)
+            wrong = {}
+            if request.cart_id != cart.id:
+                wrong["cartId"] = "The cart of an item cannot be changed"
+            if _sku(request) != line.product_id:
+                wrong["productId"] = "The product of an item cannot be changed"
+            if wrong:
+                raise BadFields(wrong)
+            operation = partial(
+                self.store.set_as,
+                self.bucket,
+                cart.owner,
+                item,
+                _terms(request, line),
+                authority=caller.is_authority,
+                once=once,
+            )
+            return await self.archive.change(self.bucket, cart, operation)
+
+        changed = await self.changed(scope, body, caller, update)
         now = changed.line(item)
         assert now is not None  # noqa: S101
         return _item_reply(200, changed, now)
 
-    async def delete_item(self, scope: Scope, _: bytes) -> Reply:
+    async def delete_item(self, scope: Scope, body: bytes) -> Reply:
         caller, item = self.caller_of(scope), _id(scope, "item_id")
-        cart, _line = await self.item_of(caller, item)
         by_owner, name = not caller.is_authority, line_name(item)
-        changed = await self.archive.change(
-            self.bucket,
-            cart,
-            lambda: self.store.remove(self.bucket, cart.owner, name, by_owner=by_owner),
-        )
-        return _nothing(changed)
 
-    async def delete_items(self, scope: Scope, _: bytes) -> Reply:
-        caller = self.caller_of(scope)
-        cart = await self.cart_of(caller, _id(scope, "cart_id"))
+        async def delete(once: Once | None) -> Cart:
+            cart, _ = await self.item_of(caller, item)
+            remove = partial(self.store.remove, self.bucket, cart.owner, name)
+            return await self.archive.change(
+                self.bucket, cart, partial(remove, by_owner=by_owner, once=once)
+            )
+
+        return _nothing(await self.changed(scope, body, caller, delete))
+
+    async def delete_items(self, scope: Scope, body: bytes) -> Reply:
+        caller, cart_id = self.caller_of(scope), _id(scope, "cart_id")
         by_owner = not caller.is_authority
-        changed = await self.archive.change(
-            self.bucket,
-            cart,
-            lambda: self.store.clear(self.bucket, cart.owner, cart_id=cart.id, by_owner=by_owner),
-        )
-        return _nothing(changed)
+
+        async def clear(once: Once | None) -> Cart:
+            cart = await self.cart_of(caller, cart_id)
+            clear = partial(self.store.clear, self.bucket, cart.owner, cart_id=cart.id)
+            return await self.archive.change(
+                self.bucket, cart, partial(clear, by_owner=by_owner, once=once)
+            )
+
+        return _nothing(await self.changed(scope, body, caller, clear))
 
     async def price_history(self, scope: Scope, _: bytes) -> Reply:
         caller, item = self.caller_of(scope), _id(scope, "item_id")
@@ -405,8 +461,8 @@ def _nothing(changed: Cart | None = None) -> Reply:
 
 
 def _caller(principal: Principal) -> Caller:
-    is_customer = principal.kind == "customer"
-    return Caller(Owner(_USER, principal.subject) if is_customer else None)
+    name = Owner(principal.kind, principal.subject)
+    return Caller(name, name if principal.kind == _USER else None)
 
 
 def _id(scope: Scope, name: str) -> int:
@@ -645,7 +701,7 @@ def refuse(error: Exception, scope: Scope) -> Reply:
         case Refused() if status == 400 and not isinstance(error, InactiveProduct):
             status = 409  # 400 is for a request that is wrong by itself
     body = Failure(
-        timestamp=http.timestamp(wall_ms()),
+        timestamp=http.timestamp(http.answered_ms(scope, wall_ms())),
         status=status,
         error=HTTPStatus(status).phrase,
         message=message,

@@ -4,7 +4,7 @@ Ids are ObjectIds (24 hexadecimal digits). A request adds 1 to 100 units of one 
 document has only the add; reading, changing and emptying the cart answer in the same envelope.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +16,6 @@ from cartsvc.core import Core, quantity
 from cartsvc.errors import InactiveProduct, Invalid, NoCart, UnknownProduct, UnknownVariant
 from cartsvc.http import Reply, reply
 from cartsvc.identity import SessionId
-from cartsvc.keys import Bucket
 from cartsvc.model import Cart, LineRequest, Owner, object_id, split_sku
 from cartsvc.money import Number
 from cartsvc.problems import problem
@@ -108,39 +107,46 @@ class _Session:
     def __init__(self, core: Core) -> None:
         self.store, self.bucket = core.store, core.bucket
 
-    async def add_item(self, _: Scope, body: bytes) -> Reply:
+    async def add_item(self, scope: Scope, body: bytes) -> Reply:
         request = http.decode(_add_item, body)
         line = LineRequest(
             _product_id(request.product_id), quantity(request.quantity, MAX_QUANTITY)
         )
         owner = identity.session(request.session_id)
-        cart = await self.store.add(self.bucket, owner, [line])
+        once = http.once(scope, body, owner if request.session_id else None)
+        cart = await self.store.add(self.bucket, owner, [line], once)
         return _success(cart, "Item added to cart successfully")
 
     async def whole(
-        self, scope: Scope, operation: Callable[[Bucket, Owner], Awaitable[Cart]], message: str
+        self, scope: Scope, owner: Owner, operation: Awaitable[Cart], message: str
     ) -> Reply:
-        owner = _owner(scope)
         try:
-            return _success(await operation(self.bucket, owner), message)
+            return _success(await operation, message)
         except NoCart:
-            return _nothing(owner, self.store.clock_ms(), message)
+            now_ms = http.answered_ms(scope, self.store.clock_ms())
+            return _nothing(owner, now_ms, message)
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
-        return await self.whole(scope, self.store.read, "Cart retrieved successfully")
+        owner = _owner(scope)
+        cart = self.store.read(self.bucket, owner)
+        return await self.whole(scope, owner, cart, "Cart retrieved successfully")
 
-    async def clear(self, scope: Scope, _: bytes) -> Reply:
-        return await self.whole(scope, self.store.empty, "Cart cleared successfully")
+    async def clear(self, scope: Scope, body: bytes) -> Reply:
+        owner = _owner(scope)
+        cart = self.store.empty(self.bucket, owner, http.once(scope, body, owner))
+        return await self.whole(scope, owner, cart, "Cart cleared successfully")
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])
         units = quantity(http.decode(_set_item, body).quantity, MAX_QUANTITY)
-        cart = await self.store.set_quantity(self.bucket, owner, line, units)
+        once = http.once(scope, body, owner)
+        cart = await self.store.set_quantity(self.bucket, owner, line, units, once)
         return _success(cart, "Cart item updated successfully")
 
-    async def remove(self, scope: Scope, _: bytes) -> Reply:
+    async def remove(self, scope: Scope, body: bytes) -> Reply:
         owner, line = _owner(scope), _product_id(scope["path_params"]["product_id"])
-        cart = await self.store.remove(self.bucket, owner, line)
+        once = http.once(scope, body, owner)
+        cart = await self.store.remove(self.bucket, owner, line, once=once)
         return _success(cart, "Item removed from cart successfully")
 
 

@@ -27,6 +27,7 @@ from cartsvc.model import (
     Line,
     Merged,
     Notice,
+    Once,
     Owner,
     Quantity,
     item_id,
@@ -146,7 +147,7 @@ _PARAMETERS = (
     Parameter("item_id", "path", "the item's id, as its cart shows it"),
 )
 
-Change = Callable[[Bucket, Owner], Awaitable[Cart | None]]
+Change = Callable[[Bucket, Owner, Once | None], Awaitable[Cart | None]]
 
 
 # The names of its keys are the same for every request.
@@ -154,11 +155,19 @@ _bucket = lru_cache(maxsize=1_024)(Bucket)
 
 
 class Shopper(NamedTuple):
-    """Who asks: `guest` is the session's owner, and the cart's too unless there is a customer."""
+    """Who asks: `guest` is the session's owner, and the cart's too unless there is a customer.
+
+    `is_named` says whether the request names the session.
+    """
 
     bucket: Bucket
     guest: Owner
     owner: Owner
+    is_named: bool
+
+    @property
+    def is_guest(self) -> bool:
+        return self.owner.kind == self.guest.kind
 
 
 class _Tenant:
@@ -172,33 +181,50 @@ class _Tenant:
         if not re.fullmatch(TENANT_PATTERN, tenant):
             raise Invalid(HEADER, _TENANT_MUST)
         bucket = _bucket(tenant)
-        guest = identity.session(http.header(scope, "x-session-id"))
+        session = http.header(scope, "x-session-id")
+        guest, is_named = identity.session(session), session is not None
         if identity.bearer(scope["headers"]) is None:
-            return Shopper(bucket, guest, guest)
-        return Shopper(bucket, guest, self.core.customer(scope, bucket))
+            return Shopper(bucket, guest, guest, is_named)
+        return Shopper(bucket, guest, self.core.customer(scope, bucket), is_named)
 
-    async def log_in(self, scope: Scope, shopper: Shopper) -> Merged | None:
-        if shopper.owner == shopper.guest or http.header(scope, "x-session-id") is None:
+    async def log_in(self, scope: Scope, shopper: Shopper, once: Once | None) -> Merged | None:
+        if shopper.is_guest or not shopper.is_named:
             return None
+        bucket, guest, owner, _ = shopper
+        step = once.step("merge") if once else None
         try:
-            merged = await self.store.merge(shopper.bucket, shopper.guest, shopper.owner)
+            merged = await self.store.merge(bucket, guest, owner, step)
         except NoCart:
             return None
         # A refusal of what follows has to tell of it too.
-        scope["merge"] = _merge_view(shopper.guest, merged)
+        scope["merge"] = _merge_view(guest, merged)
         return merged
 
-    async def answer(self, scope: Scope, shopper: Shopper, status: int, change: Change) -> Reply:
+    async def change(
+        self, scope: Scope, body: bytes, shopper: Shopper, status: int, change: Change
+    ) -> Reply:
+        caller = None if shopper.is_guest and not shopper.is_named else shopper.owner
+        once = http.once(scope, body, caller)
+        if once is not None:
+            once.session = shopper.guest.id
+        return await self.answer(scope, shopper, status, change, once)
+
+    async def answer(
+        self, scope: Scope, shopper: Shopper, status: int, change: Change, once: Once | None = None
+    ) -> Reply:
         """Log in, make a change (or read), and show the cart."""
         try:
-            merged = await self.log_in(scope, shopper)
+            merged = await self.log_in(scope, shopper, once)
             told = merged.cart.notices if merged else ()
             try:
-                cart = await change(shopper.bucket, shopper.owner)
+                cart = await change(shopper.bucket, shopper.owner, once)
             except CartError as error:
                 error.notices = (*told, *error.notices)
                 raise
-            updated_ms = cart.updated_ms if cart else self.store.clock_ms()
+            if once is not None:
+                shopper = shopper._replace(guest=Owner("session", once.session))
+            now_ms = http.answered_ms(scope, self.store.clock_ms())
+            updated_ms = cart.updated_ms if cart else now_ms
             return _success(status, scope, shopper, cart, updated_ms, told)
         except NotWarm:
             if await self.core.archive.has_tenant(shopper.bucket):
@@ -210,30 +236,41 @@ class _Tenant:
         request = http.decode(_add_item, body)
         units = quantity(request.quantity)
         line = line_request(request.product_id, units, request.product_variant_id)
-        return await self.answer(
-            scope, shopper, 201, lambda bucket, owner: self.store.add(bucket, owner, [line])
+        return await self.change(
+            scope,
+            body,
+            shopper,
+            201,
+            lambda bucket, owner, once: self.store.add(bucket, owner, [line], once),
         )
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
-        return await self.answer(scope, self.shopper_of(scope), 200, _if_any(self.store.read))
+        read = _if_any(lambda bucket, owner, _: self.store.read(bucket, owner))
+        return await self.answer(scope, self.shopper_of(scope), 200, read)
 
-    async def clear(self, scope: Scope, _: bytes) -> Reply:
-        return await self.answer(scope, self.shopper_of(scope), 200, _if_any(self.store.empty))
+    async def clear(self, scope: Scope, body: bytes) -> Reply:
+        shopper = self.shopper_of(scope)
+        return await self.change(scope, body, shopper, 200, _if_any(self.store.empty))
 
     async def set_quantity(self, scope: Scope, body: bytes) -> Reply:
         shopper, line = self.shopper_of(scope), line_of(scope["path_params"]["item_id"])
         units = quantity(http.decode(_set_item, body).quantity)
-        return await self.answer(
+        return await self.change(
             scope,
+            body,
             shopper,
             200,
-            lambda bucket, owner: self.store.set_quantity(bucket, owner, line, units),
+            lambda bucket, owner, once: self.store.set_quantity(bucket, owner, line, units, once),
         )
 
-    async def remove(self, scope: Scope, _: bytes) -> Reply:
+    async def remove(self, scope: Scope, body: bytes) -> Reply:
         shopper, line = self.shopper_of(scope), line_of(scope["path_params"]["item_id"])
-        return await self.answer(
-            scope, shopper, 200, lambda bucket, owner: self.store.remove(bucket, owner, line)
+        return await self.change(
+            scope,
+            body,
+            shopper,
+            200,
+            lambda bucket, owner, once: self.store.remove(bucket, owner, line, once=once),
         )
 
 
@@ -257,9 +294,9 @@ def contract(core: Core) -> Contract:
 def _if_any(change: Change) -> Change:
     """For who has no cart, there is none to show."""
 
-    async def changed(bucket: Bucket, owner: Owner) -> Cart | None:
+    async def changed(bucket: Bucket, owner: Owner, once: Once | None) -> Cart | None:
         try:
-            return await change(bucket, owner)
+            return await change(bucket, owner, once)
         except NoCart:
             return None
 
@@ -279,7 +316,7 @@ def _success(
         id=str(cart.id) if cart else None,
         tenant_id=shopper.bucket.tenant,
         session_id=shopper.guest.id,
-        user_id=None if shopper.owner == shopper.guest else shopper.owner.id,
+        user_id=None if shopper.is_guest else shopper.owner.id,
         cart_items=[_item_view(cart, line) for line in cart.in_order] if cart else [],
         updated_at=http.timestamp(updated_ms),
         merge=scope.get("merge", UNSET),

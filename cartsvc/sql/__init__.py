@@ -1,8 +1,10 @@
-"""The named queries of `ledger.sql` and the numbered migrations."""
+"""The named queries of `ledger.sql`, what they are given, and the numbered migrations."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _FOLDER = Path(__file__).parent
 _NAMED = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -13,6 +15,15 @@ def queries() -> dict[str, str]:
     """Name -> SQL, each with the comment lines that describe it."""
     _, *parts = _NAMED.split((_FOLDER / "ledger.sql").read_text(encoding="utf-8"))
     return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def query(name: str) -> str:
+    return queries()[name]
+
+
+def columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
+    """Rows turned into one sequence a column, also when there are no rows."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[]] * width
 
 
 def migrations() -> list[tuple[int, str, str]]:

@@ -25,8 +25,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('cartsvc flush ' || $1::text, 
 
 -- name: upsert_carts
 -- Write carts that are newer than the row there is, unless that is closed: a Redis that came back
--- with an older state must not open it again. Returns the ids of those written, and whether there
--- was no row before.
+-- with an older state must not open it again. One that is closed counts as newer, since it closes once.
+-- Returns the ids of those written, and whether there was no row before.
 -- $1 tenant, then one array a column: $2 id, $3 owner_kind, $4 owner_id, $5 status, $6 version,
 -- $7 created ms, $8 updated ms, $9 last_line
 INSERT INTO carts (tenant, id, owner_kind, owner_id, status, version, created_at, updated_at,
@@ -39,10 +39,28 @@ FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::
 ORDER BY id
 ON CONFLICT (tenant, id) DO UPDATE
 SET owner_kind = excluded.owner_kind, owner_id = excluded.owner_id, status = excluded.status,
-    version = excluded.version, updated_at = excluded.updated_at, last_line = excluded.last_line,
-    flushed_at = now()
-WHERE carts.version < excluded.version AND carts.status = 'ACTIVE'
+    version = greatest(excluded.version, carts.version + 1), updated_at = excluded.updated_at,
+    last_line = excluded.last_line, flushed_at = now()
+WHERE carts.status = 'ACTIVE'
+      AND (carts.version < excluded.version OR excluded.status <> 'ACTIVE')
 RETURNING id, xmax = 0 AS is_new;
+
+-- name: active_rows
+-- Version and time of the last change of those of some carts that are active.
+-- $1 tenant, $2 ids
+SELECT id, version, round(extract(epoch FROM updated_at) * 1000)::bigint AS updated_ms
+FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status = 'ACTIVE';
+
+-- name: sell
+-- Count the units of converted carts as sold; refused where more would be sold than was received.
+-- $1 tenant, $2 ids of carts
+WITH taken AS (SELECT sold_from AS sku, sum(quantity) AS units FROM cart_items
+               WHERE tenant = $1 AND cart_id = ANY ($2::bigint[]) AND sold_from IS NOT NULL
+               GROUP BY sold_from),
+     locked AS (SELECT FROM stock WHERE tenant = $1 AND sku IN (SELECT sku FROM taken)
+                ORDER BY sku FOR UPDATE)
+UPDATE stock SET sold = sold + units
+FROM taken WHERE tenant = $1 AND stock.sku = taken.sku AND (SELECT count(*) FROM locked) >= 0;
 
 -- name: active_cart
 -- Id of the owner's active cart.
@@ -60,6 +78,19 @@ SELECT id, owner_kind, owner_id, status, version, last_line,
 FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'DELETED'
 ORDER BY id;
 
+-- name: next_carts
+-- Carts in the order of their ids, each with whether it is an active one of these kinds of owners, and
+-- was changed last before a time.
+-- $1 tenant, $2 id before the first, $3 how many, $4 owner kinds, $5 ms
+SELECT id, status = 'ACTIVE' AND owner_kind = ANY ($4::text[])
+           AND updated_at <= to_timestamp($5::bigint / 1000.0) AS is_idle
+FROM carts WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: cart_status
+-- A cart's status.
+-- $1 tenant, $2 id
+SELECT status FROM carts WHERE tenant = $1 AND id = $2;
+
 -- name: lock_cart
 -- Let nobody write a cart until the transaction ends.
 -- $1 tenant, $2 id
@@ -69,7 +100,7 @@ SELECT FROM carts WHERE tenant = $1 AND id = $2 FOR UPDATE;
 -- The lines of carts, in the order in which they were added.
 -- $1 tenant, $2 ids of the carts
 SELECT cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name, images,
-       saved, fixed_price, extract(epoch FROM added_at) * 1000 AS added_ms,
+       saved, fixed_price, sold_from, extract(epoch FROM added_at) * 1000 AS added_ms,
        extract(epoch FROM updated_at) * 1000 AS updated_ms,
        extract(epoch FROM held_until) * 1000 AS held_until_ms
 FROM cart_items WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])
@@ -132,28 +163,31 @@ WHERE tenant = $1 AND cart_id = ANY ($2::bigint[])
 -- $1 tenant, $2 ids of the written carts, then in the same order $3 ids of the lines' carts, $4 the
 -- lines' ids, $5 the lines as JSON
 INSERT INTO cart_items (tenant, cart_id, id, product_id, variant_id, quantity, price_minor, name,
-                        variant_name, images, added_at, updated_at, saved, held_until, fixed_price)
+                        variant_name, images, added_at, updated_at, saved, held_until, fixed_price,
+                        sold_from)
 SELECT $1, cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name, images,
        to_timestamp(added_ms::float8 / 1000), to_timestamp(updated_ms::float8 / 1000), saved,
-       to_timestamp(held_until_ms::float8 / 1000), fixed_price
+       to_timestamp(held_until_ms::float8 / 1000), fixed_price, sold_from
 FROM ROWS FROM (
          unnest($3::bigint[], $4::bigint[]),
          json_to_recordset($5::json) AS (
              product_id text, variant_id text, quantity integer, price_minor bigint, name text,
              variant_name text, images text[], added_ms bigint, updated_ms bigint, saved boolean,
-             held_until_ms bigint, fixed_price boolean))
+             held_until_ms bigint, fixed_price boolean, sold_from text))
      AS row (cart_id, id, product_id, variant_id, quantity, price_minor, name, variant_name,
-             images, added_ms, updated_ms, saved, held_until_ms, fixed_price)
+             images, added_ms, updated_ms, saved, held_until_ms, fixed_price, sold_from)
 WHERE cart_id IN (SELECT unnest($2::bigint[]))
 ON CONFLICT (tenant, cart_id, id) DO UPDATE
 SET quantity = excluded.quantity, price_minor = excluded.price_minor, saved = excluded.saved,
     held_until = excluded.held_until, updated_at = excluded.updated_at, name = excluded.name,
-    images = excluded.images, fixed_price = excluded.fixed_price
+    images = excluded.images, fixed_price = excluded.fixed_price, sold_from = excluded.sold_from
 WHERE (cart_items.quantity, cart_items.price_minor, cart_items.saved, cart_items.held_until,
-       cart_items.updated_at, cart_items.name, cart_items.images, cart_items.fixed_price)
+       cart_items.updated_at, cart_items.name, cart_items.images, cart_items.fixed_price,
+       cart_items.sold_from)
       IS DISTINCT FROM
       (excluded.quantity, excluded.price_minor, excluded.saved, excluded.held_until,
-       excluded.updated_at, excluded.name, excluded.images, excluded.fixed_price);
+       excluded.updated_at, excluded.name, excluded.images, excluded.fixed_price,
+       excluded.sold_from);
 
 -- name: prices_offset
 -- How far the bucket's price stream has been written; locks the row until the transaction ends.
@@ -178,6 +212,43 @@ FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7
      AS row (cart_id, cart_item_id, cart_version, product_id, variant_id, old_price_minor,
              new_price_minor, changed_ms)
 ON CONFLICT DO NOTHING;
+
+-- name: set_aside
+-- Keep a row that was refused; of a cart in place of an earlier version. Returns its number, or no
+-- row where the cart is there at this version or a later one.
+-- $1 tenant, $2 bucket, $3 kind, $4 cart_id, $5 version, $6 body, $7 reason
+INSERT INTO dead_letter (tenant, bucket, kind, cart_id, version, body, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (tenant, cart_id) WHERE kind = 'cart' DO UPDATE
+SET version = excluded.version, body = excluded.body, reason = excluded.reason, set_aside_at = now()
+WHERE dead_letter.version < excluded.version
+RETURNING number;
+
+-- name: remove_outdated
+-- Forget what was set aside of carts that have been written since, at that version or a later one.
+-- $1 tenant, $2 ids of the carts
+DELETE FROM dead_letter
+WHERE tenant = $1 AND kind = 'cart' AND cart_id = ANY ($2::bigint[]::numeric[])
+      AND version <= (SELECT version FROM carts
+                      WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND id = cart_id);
+
+-- name: letters
+-- What is set aside, all of it or a tenant's, without the rows themselves.
+-- $1 tenant or NULL
+SELECT number, tenant, bucket, kind, cart_id, version, reason,
+       extract(epoch FROM set_aside_at) * 1000 AS set_aside_ms
+FROM dead_letter WHERE $1::text IS NULL OR tenant = $1
+ORDER BY number;
+
+-- name: letter
+-- One row that is set aside.
+-- $1 number
+SELECT kind, version, body FROM dead_letter WHERE number = $1;
+
+-- name: remove_letter
+-- Forget a row that was set aside, unless it is a later version by now.
+-- $1 number, $2 version
+DELETE FROM dead_letter WHERE number = $1 AND version = $2;
 
 -- name: lock_catalogue
 -- Wait to be the only one who changes the tenant's catalogue or stock, for as long as connected.
@@ -241,10 +312,23 @@ SELECT sku, received FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
 -- $1 tenant, $2 sku
 SELECT received FROM stock WHERE tenant = $1 AND sku = $2;
 
+-- name: receive_stock
+-- Add to what counters have received, in order, since a conversion locks some of them too.
+-- $1 tenant, $2 skus, $3 units, $4 whether they are corrections
+WITH row AS (SELECT sku, units FROM unnest($2::text[], $3::bigint[]) AS row (sku, units)),
+     locked AS (SELECT FROM stock WHERE tenant = $1 AND sku IN (SELECT sku FROM row)
+                ORDER BY sku FOR UPDATE)
+UPDATE stock
+SET received = received + units, adjusted = adjusted + CASE WHEN $4 THEN units ELSE 0 END,
+    updated_at = now()
+FROM row WHERE tenant = $1 AND stock.sku = row.sku AND (SELECT count(*) FROM locked) >= 0;
+
 -- name: record_stock
--- Change what is recorded of counters.
+-- Change what is recorded of counters; a difference is a correction.
 -- $1 tenant, $2 skus, $3 units received
-UPDATE stock SET received = row.received, updated_at = now()
+UPDATE stock
+SET received = row.received, adjusted = adjusted + row.received - stock.received,
+    updated_at = now()
 FROM unnest($2::text[], $3::bigint[]) AS row (sku, received)
 WHERE stock.tenant = $1 AND stock.sku = row.sku;
 
@@ -252,3 +336,90 @@ WHERE stock.tenant = $1 AND stock.sku = row.sku;
 -- Whether the tenant has a catalogue.
 -- $1 tenant
 SELECT EXISTS (SELECT FROM products WHERE tenant = $1);
+
+-- name: share_epoch
+-- Let no epoch of the bucket begin until the transaction ends.
+-- $1 tenant, $2 bucket
+SELECT pg_advisory_xact_lock_shared(hashtextextended('cartsvc epoch ' || $1::text, $2::bigint));
+
+-- name: epoch
+-- How often the bucket was rebuilt in Redis.
+-- $1 tenant, $2 bucket
+SELECT epoch FROM buckets WHERE tenant = $1 AND bucket = $2;
+
+-- name: await_epoch
+-- Wait until nobody writes what was read before.
+-- $1 tenant, $2 bucket
+SELECT pg_advisory_xact_lock(hashtextextended('cartsvc epoch ' || $1::text, $2::bigint));
+
+-- name: begin_epoch
+-- Begin an epoch of the bucket; returns how far its price stream was written.
+-- $1 tenant, $2 bucket
+UPDATE buckets SET epoch = epoch + 1 WHERE tenant = $1 AND bucket = $2 RETURNING prices_offset;
+
+-- name: products
+-- Products in the order of their ids, with their variants as JSON, and whether active carts have lines
+-- of variants.
+-- $1 tenant, $2 id before the first, $3 how many
+SELECT id, name, price_minor, images, active, stock_policy, hold_ttl_s, max_per_buyer,
+       max_per_order, min_per_order, extract(epoch FROM sale_starts_at) * 1000 AS starts_ms,
+       extract(epoch FROM sale_ends_at) * 1000 AS ends_ms,
+       (SELECT coalesce(json_agg(json_build_object('id', id, 'name', name, 'price_minor', price_minor,
+                                                   'stock', NULL) ORDER BY position), '[]')
+        FROM product_variants AS variant
+        WHERE variant.tenant = $1 AND variant.product_id = products.id)::text AS variants
+FROM products WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: products_in_variants
+-- Products of which active carts have variants.
+-- $1 tenant
+SELECT DISTINCT product_id FROM cart_items
+     JOIN carts ON carts.tenant = cart_items.tenant AND carts.id = cart_id AND status = 'ACTIVE'
+WHERE cart_items.tenant = $1 AND variant_id IS NOT NULL;
+
+-- name: books
+-- What every counter has received, and sold.
+-- $1 tenant
+SELECT sku, received, sold FROM stock WHERE tenant = $1;
+
+-- name: orders_of_buyers
+-- Units that buyers ordered of products that limit them, in the sale that is on.
+-- $1 tenant
+SELECT product_id, coalesce(extract(epoch FROM sale_starts_at) * 1000, 0)::bigint AS starts_ms,
+       owner_kind, owner_id, sum(quantity)::bigint AS units
+FROM products
+     JOIN cart_items ON cart_items.tenant = products.tenant AND product_id = products.id
+     JOIN carts ON carts.tenant = products.tenant AND carts.id = cart_id
+WHERE products.tenant = $1 AND max_per_buyer IS NOT NULL AND status = 'CONVERTED' AND NOT saved
+      AND (sale_starts_at IS NULL OR carts.updated_at >= sale_starts_at)
+GROUP BY product_id, starts_ms, owner_kind, owner_id;
+
+-- name: active_carts
+-- Active carts in the order of their ids, and whether they held units at a time.
+-- $1 tenant, $2 id before the first, $3 how many, $4 ms
+SELECT id, owner_kind, owner_id,
+       EXISTS (SELECT FROM cart_items WHERE tenant = $1 AND cart_id = carts.id
+                                            AND held_until > to_timestamp($4::bigint / 1000.0)) AS holds
+FROM carts WHERE tenant = $1 AND status = 'ACTIVE' AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: last_cart
+-- The highest id that is known of a cart.
+-- $1 tenant
+SELECT greatest((SELECT max(id) FROM carts WHERE tenant = $1),
+                (SELECT max(cart_id) FROM price_history WHERE tenant = $1));
+
+-- name: last_events
+-- The latest version at which a price change of a cart is written; of those that have any.
+-- $1 tenant, $2 ids of the carts
+SELECT cart.id, max(cart_version) AS version
+FROM unnest($2::bigint[]) AS cart (id)
+     JOIN price_history ON tenant = $1 AND cart_item_id BETWEEN cart.id * 4096 AND cart.id * 4096 + 4095
+GROUP BY cart.id;
+
+-- name: carts_set_aside
+-- Carts that are set aside, and whose rows are active or not there.
+-- $1 tenant
+SELECT body FROM dead_letter
+WHERE tenant = $1 AND kind = 'cart'
+      AND NOT EXISTS (SELECT FROM carts WHERE carts.tenant = $1 AND id = cart_id
+                                              AND status <> 'ACTIVE');

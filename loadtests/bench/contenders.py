@@ -183,10 +183,11 @@ def _starlette(name: str, module: str) -> Callable[[Site, int], Command]:
 def _terms() -> list[int | str]:
     """What the script is told between the time and the one line of the one cart that an add has.
 
-    The service's own settings where nobody set any, that no cart is known, and how many lines.
+    The service's own settings where nobody set any, that no cart is known, no idempotency key, and
+    how many lines.
     """
     settings = Settings()
-    return [settings.max_lines, settings.stock_policy, settings.hold_ttl_s * 1000, "-", 1]
+    return [settings.max_lines, settings.stock_policy, settings.hold_ttl_s * 1000, "-", "", 1]
 
 
 def _folder(site: Site, name: str) -> Path:

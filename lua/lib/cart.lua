@@ -1,6 +1,7 @@
 -- cart: a cart and its notices: opening it, and ending a script that has changed it.
 --
 -- Refuses  {'NOT_WARM'}
+--        | {'COLD', cart key, cart_id}
 --        | {'HOLDS_DUE', cart key, counter}
 --        | {'CART_FULL', max_lines}
 --        | {'CART_SPENT', max_line}
@@ -33,10 +34,20 @@ local function refuse(cart, reply)
   return reply
 end
 
+-- The reply if only PostgreSQL has the owner's cart, or nil.
+local function is_cold(cart)
+  local marker = redis.call('HGET', cold, owner_of(cart))
+  if marker then
+    return { 'COLD', cart.key, string.match(marker, '^%d+') }
+  end
+end
+
 -- Why the cart can't be changed now, or nil.
 local function not_now(cart)
   if redis.call('EXISTS', seq) == 0 then
     return { 'NOT_WARM' }
+  elseif not cart.id then
+    return is_cold(cart)
   elseif cart.due <= now then
     return { 'HOLDS_DUE', cart.key, '' }
   end

@@ -21,8 +21,9 @@ from loadtests.bench.rivals import contract
 from loadtests.bench.rivals.contract import MAX_LINES, Line, Refused
 
 _NO_CART_KNOWN = "-"
+_NO_IDEMPOTENCY_KEY = ""
 _LINES = 1
-_TERMS = (MAX_LINES, "check", 600_000, _NO_CART_KNOWN, _LINES)
+_TERMS = (MAX_LINES, "check", 600_000, _NO_CART_KNOWN, _NO_IDEMPOTENCY_KEY, _LINES)
 
 
 class _Fixed(msgspec.Struct):

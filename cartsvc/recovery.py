@@ -1,0 +1,122 @@
+"""What PostgreSQL has for a Redis that came back empty: catalogue, books, orders, carts."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cartsvc import sql
+from cartsvc.catalog import Product, SaleRules, Variant
+from cartsvc.ledger import Ledger
+from cartsvc.model import Cart, Owner
+
+_BATCH = 1_000
+
+_variants = msgspec.json.Decoder(list[Variant]).decode
+_cart = msgspec.json.Decoder(Cart).decode
+
+
+class Books(NamedTuple):
+    """A counter's units, as PostgreSQL has them."""
+
+    sku: str
+    received: int
+    sold: int
+
+
+class Orders(NamedTuple):
+    """Units of a product that a buyer ordered in the sale that started at `starts_ms`, or 0."""
+
+    product_id: str
+    starts_ms: int
+    owner: Owner
+    units: int
+
+
+class ActiveCart(NamedTuple):
+    """An owner's active cart; whether it `holds` units."""
+
+    id: int
+    owner: Owner
+    holds: bool
+
+
+class Recovery:
+    """Reads of one tenant, in batches where there may be many rows."""
+
+    def __init__(self, ledger: Ledger, tenant: str) -> None:
+        self.pool = ledger.pool
+        self.tenant = tenant
+
+    async def products(self) -> AsyncIterator[list[Product]]:
+        after = ""
+        while rows := await self._fetch("products", after, _BATCH):
+            yield [_product(row) for row in rows]
+            after = rows[-1]["id"]
+
+    async def products_in_variants(self) -> set[str]:
+        """Ids of products of which carts have variants, which may have left the catalogue."""
+        return {row["product_id"] for row in await self._fetch("products_in_variants")}
+
+    async def counters(self) -> list[Books]:
+        rows = await self._fetch("books")
+        return [Books(row["sku"], row["received"], row["sold"]) for row in rows]
+
+    async def sold_by_letters(self) -> Counter[str]:
+        """Units by counter that carts sold which PostgreSQL refused, and which are set aside."""
+        sold: Counter[str] = Counter()
+        for row in await self._fetch("carts_set_aside"):
+            cart = _cart(row["body"])
+            for line in cart.lines:
+                if line.sold_from is not None:
+                    sold[line.sold_from] += line.quantity
+        return sold
+
+    async def orders(self) -> list[Orders]:
+        """Of the products that limit what a buyer may have."""
+        return [
+            Orders(row["product_id"], row["starts_ms"], _owner(row), row["units"])
+            for row in await self._fetch("orders_of_buyers")
+        ]
+
+    async def active_carts(self, now_ms: int) -> AsyncIterator[list[ActiveCart]]:
+        """In the order of their ids."""
+        after = 0
+        while rows := await self._fetch("active_carts", after, _BATCH, now_ms):
+            yield [ActiveCart(row["id"], _owner(row), row["holds"]) for row in rows]
+            after = rows[-1]["id"]
+
+    async def last_cart_id(self) -> int:
+        """The highest that is known; 0 if none is."""
+        return await self.pool.fetchval(sql.queries()["last_cart"], self.tenant) or 0
+
+    async def _fetch(self, name: str, *values: Any) -> Any:
+        return await self.pool.fetch(sql.queries()[name], self.tenant, *values)
+
+
+def _owner(row: Any) -> Owner:
+    return Owner(row["owner_kind"], row["owner_id"])
+
+
+def _product(row: Any) -> Product:
+    starts_ms, ends_ms = row["starts_ms"], row["ends_ms"]
+    rules = SaleRules(
+        stock_policy=row["stock_policy"],
+        hold_ttl_s=row["hold_ttl_s"],
+        max_per_buyer=row["max_per_buyer"],
+        max_per_order=row["max_per_order"],
+        min_per_order=row["min_per_order"],
+        starts_ms=None if starts_ms is None else int(starts_ms),
+        ends_ms=None if ends_ms is None else int(ends_ms),
+    )
+    return Product(
+        id=row["id"],
+        name=row["name"],
+        price_minor=row["price_minor"],
+        images=list(row["images"]),
+        active=row["active"],
+        stock=None,
+        variants=_variants(row["variants"]),
+        rules=rules,
+    )
