@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import jwt
 import pytest
+import redis
 
 from cartsvc import __version__, embedded, keys
 from cartsvc.ledger import Ledger
@@ -44,9 +45,20 @@ def servers(valkey: embedded.Valkey, database_url: str, runner: Runner) -> dict[
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"{__version__}\n"
     commands = run("--help").stdout
-    for command in ("dev", "serve", "worker", "migrate", "catalog", "stock", "token", "keys"):
+    for command in (
+        "dev",
+        "serve",
+        "worker",
+        "migrate",
+        "catalog",
+        "stock",
+        "token",
+        "keys",
+        "warm",
+    ):
         assert command in commands
     assert "dead-letter" in commands
+    assert "keys" in commands
 
 
 def test_keys_prints_every_row_of_the_table() -> None:
@@ -83,7 +95,10 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
     await admin.execute("CREATE DATABASE empty")
     try:
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
-        assert done.stdout == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter\n"
+        assert (
+            done.stdout
+            == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter, 0005_books\n"
+        )
     finally:
         await admin.execute("DROP DATABASE empty")
         await admin.close()
@@ -218,3 +233,38 @@ def test_redis_away_is_one_line(servers: dict[str, str]) -> None:
     # Broken off there, it left nothing that stands in the way of the next.
     again = run("catalog", "import", "-", stdin=ROWS, **servers)
     assert (again.returncode, again.stdout[:19]) == (0, "2 products imported")
+
+
+class TestWarm:
+    def test_rebuilds_what_redis_lost(self, servers: dict[str, str]) -> None:
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        there = run("warm", **servers)
+        assert (there.returncode, there.stdout) == (
+            0,
+            "Redis has this tenant: there is nothing to rebuild\n",
+        )
+        flush_all(servers)
+        lost = run("stock", "get", LAMP, **servers)
+        assert (lost.returncode, "cartsvc warm" in lost.stderr) == (1, True)
+        done = run("warm", **servers)
+        assert done.returncode == 0
+        assert done.stdout == (
+            "2 products, 3 counters, 0 carts that hold units, 0 others, "
+            "which come back when they are touched\n"
+        )
+        assert "5 free, 0 held, 0 sold" in run("stock", "get", LAMP, **servers).stdout
+
+    def test_says_why_it_does_not(self, servers: dict[str, str]) -> None:
+        done = run("warm", "--tenant", "acme", **servers)
+        assert (done.returncode, done.stderr) == (1, "cartsvc: PostgreSQL knows no tenant 'acme'\n")
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        with redis.Redis.from_url(servers["CARTSVC_REDIS_URL"]) as client:
+            client.delete("seq:{default:0}")
+        done = run("warm", **servers)
+        assert done.returncode == 1
+        assert "nothing is rebuilt over it" in done.stderr
+
+
+def flush_all(servers: dict[str, str]) -> None:
+    with redis.Redis.from_url(servers["CARTSVC_REDIS_URL"]) as client:
+        client.flushall()

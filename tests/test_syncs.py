@@ -479,6 +479,9 @@ async def test_operators_are_told_after_the_sync_too(
     ):
         assert run(*command.split(), stdin=stdin, **with_fsync).returncode == 0
         assert await lasting.redis.delete(KEY) == 1, command
+    await lasting.redis.flushall()
+    assert run("warm", **with_fsync).returncode == 0
+    assert await lasting.redis.delete(KEY) == 1
     assert run("stock", "get", LAMP, **with_fsync).returncode == 0
     assert run("stock", "set", LAMP, "9", **there).returncode == 0
     assert await lasting.redis.exists(KEY) == 0
