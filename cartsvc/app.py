@@ -55,7 +55,12 @@ def create_app(settings: Settings) -> Starlette:
         SettingError: there is nothing by which tokens could be verified.
     """
     redis = scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    runner = Runner(redis, timeout_s=settings.redis_timeout_s, in_flight=settings.redis_in_flight)
+    runner = Runner(
+        redis,
+        timeout_s=settings.redis_timeout_s,
+        in_flight=settings.redis_in_flight,
+        sync_key=sync_key(settings),
+    )
     ledger = Ledger(settings.database_url, timeout_s=settings.database_timeout_s)
     store = store_of(settings, runner)
     archive = Archive(store, Backlog(runner), ledger, timeout_s=settings.database_timeout_s)
@@ -81,6 +86,11 @@ def create_app(settings: Settings) -> Starlette:
     # A redirect to the path without its last slash would leave the proxy's scheme and host.
     app.router.redirect_slashes = False
     return app
+
+
+def sync_key(settings: Settings) -> str | None:
+    """What a runner syncs changes with; None if they are acknowledged before."""
+    return Bucket(settings.tenant).sync if settings.durability == "fsync" else None
 
 
 def store_of(settings: Settings, runner: Runner) -> Store:

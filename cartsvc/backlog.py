@@ -9,7 +9,6 @@ from cartsvc.cart_hash import cart_of, fields_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, PriceChange
 from cartsvc.scripts import Argument, Runner
-from cartsvc.store import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class Backlog:
 
     async def carts(self, bucket: Bucket, keys: Sequence[str]) -> DirtyCarts:
         """The carts at these keys."""
-        read_ms = now_ms()
+        read_ms = await self.runner.now_ms()
         carts: list[Cart] = []
         seen: dict[str, tuple[Argument, Argument]] = {}
         async for key, flat in self._hashes(keys):
@@ -122,7 +121,7 @@ class Backlog:
         """Mark a cart as dirty, if it is in Redis: the next flush looks at it."""
         key = await self.place(bucket, cart_id)
         if key is not None:
-            await self.redis.zadd(bucket.dirty, {key: now_ms()}, nx=True)
+            await self.redis.zadd(bucket.dirty, {key: await self.runner.now_ms()}, nx=True)
 
     async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
         for some in _slices(keys, _READ_AT_ONCE):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -145,7 +146,8 @@ def _servers(
     """
     folder = FOLDER.absolute()
     postgres = _embed(embedded.Postgres, folder / "postgres", environ.get(variable("database_url")))
-    valkey = _embed(embedded.Valkey, folder / "valkey", environ.get(variable("redis_url")))
+    kind = partial(embedded.Valkey, always=settings.durability == "fsync")
+    valkey = _embed(kind, folder / "valkey", environ.get(variable("redis_url")))
     settings = replace(
         settings,
         database_url=postgres.url if postgres else settings.database_url,
@@ -159,7 +161,7 @@ def _servers(
     return settings, [server for server in (postgres, valkey) if server]
 
 
-def _embed(kind: type[Server], folder: Path, given_url: str | None) -> Server | None:
+def _embed(kind: Callable[[Path], Server], folder: Path, given_url: str | None) -> Server | None:
     if given_url and not folder.exists():
         return None
     server = kind(folder)

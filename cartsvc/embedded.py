@@ -37,12 +37,13 @@ class EmbeddedError(RuntimeError):
 class Valkey:
     """A Valkey server on a loopback port, behind a password, its data in `folder`.
 
-    `durable` turns the append-only file on, synced every second.
+    `durable` turns the append-only file on, synced every second, or before every reply (`always`).
     """
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path, *, durable: bool = True, always: bool = False) -> None:
         self.folder = folder
         self.durable = durable
+        self.always = always
         folder.mkdir(parents=True, exist_ok=True)
         self.port = _kept_port(folder)
         self.password = kept_secret(folder / "password")
@@ -60,6 +61,7 @@ class Valkey:
                 f"port {self.port}\nbind 127.0.0.1\nrequirepass {self.password}\n"
                 f'dir "{self.folder}"\nsave ""\nmaxmemory-policy noeviction\n'
                 f"appendonly {'yes' if self.durable else 'no'}\n"
+                f"appendfsync {'always' if self.always else 'everysec'}\n"
             )
         log = self.folder / "valkey.log"
         with log.open("ab") as output:

@@ -47,7 +47,7 @@ class IdleCarts:
         """Let go of idle carts in Redis that PostgreSQL has as they are."""
         if not self.cool_after_s:
             return False
-        redis, before_ms = store.runner.redis, store.clock_ms() - self.cool_after_s * 1000
+        redis, before_ms = store.runner.redis, await store.now_ms() - self.cool_after_s * 1000
         found: Any
         place = self._places.get(("cool", repr(bucket)), 0)
         place, found = await redis.hscan(bucket.carts, place, count=_LOOKED_AT)
@@ -70,7 +70,7 @@ class IdleCarts:
         """Close idle guests' carts, wherever they are."""
         if not self.abandon_after_s:
             return False
-        before_ms = store.clock_ms() - self.abandon_after_s * 1000
+        before_ms = await store.now_ms() - self.abandon_after_s * 1000
         place = self._places.get(("abandon", repr(bucket)), 0)
         ids, last = await self.ledger.idle_carts(
             bucket.tenant, GUESTS, before_ms, after=place, limit=_ROWS

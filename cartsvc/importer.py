@@ -66,6 +66,7 @@ class Importer:
                 done.counters += await self.shelf.put(self.bucket, chosen, counters)
             done.products += len(last)
             on_batch(len(last))
+        await self.shelf.synced()
         return done
 
     async def _set_stock(

@@ -115,6 +115,12 @@ TABLE = (
         "SKU whose price changed -> the last cart that has the new one; until all have it",
     ),
     KeyKind(
+        "sync:{tenant:bucket}",
+        "string",
+        "the API and the command line, with CARTSVC_DURABILITY=fsync",
+        "nothing: written before each wait for the append-only file, of every tenant",
+    ),
+    KeyKind(
         "warming:{tenant:bucket}",
         "string",
         "cartsvc warm",
@@ -161,6 +167,7 @@ class Bucket:
         self.prices = f"prices:{self.tag}"
         self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.sync = f"sync:{self.tag}"
         self.warming = f"warming:{self.tag}"
         self.shared = (
             self.seq,

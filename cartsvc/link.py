@@ -11,6 +11,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import hiredis
@@ -22,6 +23,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from cartsvc.clock import Clock
 from cartsvc.errors import Busy, OutcomeUnknown
 
 ReplyError = hiredis.ReplyError
@@ -33,6 +35,11 @@ BACKOFF_S = (0.02, 0.25)
 """After a failed attempt to connect, the next waits for the first, then doubled up to the second;
 less up to half of it, so that processes do not come back in step."""
 
+CLOCK_S = 60.0
+"""The clock is set with every connection, and after so long again."""
+
+_TIME = pack(("TIME",))
+
 _NO_REPLY = object()
 
 Future = asyncio.Future[Any]
@@ -43,12 +50,13 @@ class Link:
 
     Connects, to where `pool` would, when the first request comes and again whenever there is no
     connection. A request is answered, or fails, within `timeout_s`, the connecting included. At
-    most `in_flight` wait.
+    most `in_flight` wait. `clock` tells Redis's time once there was a connection.
     """
 
     def __init__(self, pool: ConnectionPool, *, timeout_s: float, in_flight: int) -> None:
         self.timeout_s = timeout_s
         self.in_flight = in_flight
+        self.clock = Clock()
         self._pool = pool
         self._connection: _Connection | None = None
         self._early: deque[tuple[Future, float, bytes]] = deque()
@@ -106,6 +114,8 @@ class Link:
                 await _open(address, connection)
                 for command in _greeting(address):
                     await connection.send(pack(command))
+                asked_s = self.clock.monotonic()
+                self.clock.set(await connection.send(_TIME), asked_s)
         except (Exception, asyncio.CancelledError) as error:
             connection.give_up("it was not connected")
             self._back_off()
@@ -115,6 +125,7 @@ class Link:
         else:
             self._failures = 0
             self._connection = connection
+            self._set_clock_later(connection)
             for future, deadline, request in self._early:
                 # Whoever was cancelled meanwhile has not asked for anything.
                 if not future.done():
@@ -122,6 +133,20 @@ class Link:
             self._early.clear()
         finally:
             self._connecting = None
+
+    def _set_clock_later(self, connection: "_Connection") -> None:
+        asyncio.get_running_loop().call_later(CLOCK_S, self._ask_time, connection)
+
+    def _ask_time(self, connection: "_Connection") -> None:
+        if self._connection is connection:
+            asked_s = self.clock.monotonic()
+            connection.send(_TIME).add_done_callback(partial(self._told_time, asked_s))
+            self._set_clock_later(connection)
+
+    def _told_time(self, asked_s: float, future: Future) -> None:
+        # Without an answer, the connection is looked after by itself.
+        if future.exception() is None:
+            self.clock.set(future.result(), asked_s)
 
     def _lost(self, connection: "_Connection") -> None:
         if self._connection is connection:
@@ -250,11 +275,10 @@ async def _open(address: AbstractConnection, connection: _Connection) -> None:
 
 
 def _greeting(address: AbstractConnection) -> list[tuple[str | int, ...]]:
-    """What a connection begins with."""
+    """What a connection begins with, before the time is asked for."""
     commands: list[tuple[str | int, ...]] = []
     if address.password:
         commands.append(("AUTH", address.username or "default", address.password))
     if address.db:
         commands.append(("SELECT", address.db))
-    commands.append(("PING",))
     return commands

@@ -1,25 +1,30 @@
 """The two long-running processes: the API and the worker."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from cartsvc import notify, scripts
-from cartsvc.app import create_app, store_of
+from cartsvc import notify, preflight, scripts
+from cartsvc.app import create_app, store_of, sync_key
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
+from cartsvc.errors import OutcomeUnknown
 from cartsvc.identity import Verifier
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.preflight import UnfitRedis
 from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings, variable
 from cartsvc.wire import Protocol
@@ -40,6 +45,61 @@ BULK_TIMEOUT_S = 10.0
 """Longest wait for a script outside of requests, where no shopper waits."""
 
 
+CHECK_AGAIN_S = 1.0
+"""Pause before a Redis that could not be reached is checked again."""
+
+
+class _Check(threading.Thread):
+    """Checks Redis until it could be reached. `asked` is set once it was asked for the first time.
+
+    A Redis that is found unfit only after that ends the program, by `stop`, called from here.
+    """
+
+    def __init__(self, settings: Settings, stop: Callable[[], object]) -> None:
+        super().__init__(name="preflight", daemon=True)
+        self.settings = settings
+        self.stop = stop
+        self.asked = threading.Event()
+        self.unfit: UnfitRedis | None = None
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._until_reached())
+        except UnfitRedis as error:
+            self.unfit = error
+            if self.asked.is_set():
+                log.error("stopping: %s", error)
+                self.stop()
+        finally:
+            self.asked.set()
+
+    async def _until_reached(self) -> None:
+        while True:
+            try:
+                return await preflight.check(self.settings.redis_url, sync_key(self.settings))
+            except OutcomeUnknown as error:
+                if not self.asked.is_set():
+                    log.warning("what Redis is like will be checked later: %s", error.reason)
+            self.asked.set()
+            await asyncio.sleep(CHECK_AGAIN_S)
+
+
+@contextlib.contextmanager
+def _checked(settings: Settings, stop: Callable[[], object]) -> Iterator[None]:
+    """Work with a Redis that is as it has to be, as far as it can be reached.
+
+    Raises:
+        UnfitRedis: it is not: before the context, or, where it was away then, at its end.
+    """
+    check = _Check(settings, stop)
+    check.start()
+    check.asked.wait()
+    if check.unfit is None:
+        yield
+    if check.unfit is not None:
+        raise check.unfit
+
+
 class _Server(uvicorn.Server):
     """Says that it is ready once it listens."""
 
@@ -47,6 +107,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             notify.ready()
+
+    def stop(self) -> None:
+        self.should_exit = True
 
 
 class _Servers(Multiprocess):
@@ -66,6 +129,9 @@ class _Servers(Multiprocess):
             listening.close()
         super().terminate_all()
 
+    def stop(self) -> None:
+        self.should_exit.set()
+
 
 def serve(settings: Settings, workers: int = 1) -> None:
     """Run the API until SIGTERM or SIGINT, then finish what is in flight.
@@ -75,6 +141,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
 
     Raises:
         SettingError: the address can't be used, or nothing by which tokens could be verified.
+        UnfitRedis: Redis is not as it has to be.
     """
     Verifier(settings)
     config = uvicorn.Config(
@@ -91,9 +158,13 @@ def serve(settings: Settings, workers: int = 1) -> None:
     )
     with listen(settings) as listening:
         if workers == 1:
-            _Server(config).run(sockets=[listening])
+            server = _Server(config)
+            with _checked(settings, server.stop):
+                server.run(sockets=[listening])
         else:
-            _Servers(config, [listening]).run()
+            servers = _Servers(config, [listening])
+            with _checked(settings, servers.stop):
+                servers.run()
 
 
 def _application(settings: Settings) -> Starlette:
@@ -146,14 +217,24 @@ def listen(settings: Settings) -> socket.socket:
 def bulk_runner(settings: Settings) -> Runner:
     """A runner for what is done outside of requests."""
     redis = scripts.connect(settings.redis_url, timeout_s=BULK_TIMEOUT_S, silence_s=BULK_TIMEOUT_S)
-    return Runner(redis, timeout_s=BULK_TIMEOUT_S)
+    return Runner(redis, timeout_s=BULK_TIMEOUT_S, sync_key=sync_key(settings))
 
 
 async def work(settings: Settings) -> bool:
-    """Run the worker until SIGTERM or SIGINT; whether it left nothing to flush."""
+    """Run the worker until SIGTERM or SIGINT; whether it left nothing to flush.
+
+    Raises:
+        UnfitRedis: Redis is not as it has to be.
+    """
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    with _checked(settings, partial(loop.call_soon_threadsafe, stop.set)):
+        return await _work(settings, stop)
+
+
+async def _work(settings: Settings, stop: asyncio.Event) -> bool:
     ledger = await Ledger.connect(settings.database_url)
     runner = bulk_runner(settings)
     store, backlog = store_of(settings, runner), Backlog(runner)

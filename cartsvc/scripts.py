@@ -16,9 +16,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from cartsvc.clock import Clock
 from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
 from cartsvc.link import Link, ReplyError, pack
 from cartsvc.model import Notice
+from cartsvc.syncs import TIMEOUT_S, Syncs
 
 Argument = str | int
 
@@ -106,17 +108,60 @@ def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Re
 class Runner:
     """Runs the scripts: one by one over the link, each within `timeout_s`; many at once, and
     whatever else is asked of Redis, with the client.
+
+    With `sync_key` there are `syncs`, for whoever acknowledges a change; else they are None.
     """
 
-    def __init__(self, redis: Redis, *, timeout_s: float, in_flight: int = IN_FLIGHT) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        timeout_s: float,
+        in_flight: int = IN_FLIGHT,
+        sync_key: str | None = None,
+    ) -> None:
         self.redis = redis
         self.timeout_s = timeout_s
         self.in_flight = in_flight
-        self.link = Link(redis.connection_pool, timeout_s=timeout_s, in_flight=in_flight)
+        pool = redis.connection_pool
+        self.link = Link(pool, timeout_s=timeout_s, in_flight=in_flight)
+        self.syncs: Syncs | None = None
+        if sync_key is not None:
+            # A moment longer than WAITAOF itself may take.
+            link = Link(pool, timeout_s=TIMEOUT_S + timeout_s, in_flight=in_flight)
+            self.syncs = Syncs(link, sync_key, in_flight=in_flight)
 
     async def aclose(self) -> None:
         await self.link.aclose()
+        if self.syncs is not None:
+            await self.syncs.aclose()
         await self.redis.aclose()
+
+    @property
+    def clock(self) -> Clock:
+        """Redis's time, as the link knows it."""
+        return self.link.clock
+
+    async def time_known(self) -> None:
+        """Wait for the link's first connection, if there was none yet: with it the time is known.
+
+        Raises as `run` does.
+        """
+        if not self.clock.is_known:
+            await self._ask("TIME")
+
+    async def now_ms(self) -> int:
+        """What time it is, once Redis has told it. Raises as `run` does."""
+        await self.time_known()
+        return self.clock.ms()
+
+    async def synced(self) -> None:
+        """Wait for the disk, if changes are to be there before they are acknowledged.
+
+        Raises as `Syncs.synced` does.
+        """
+        if self.syncs is not None:
+            await self.syncs.synced()
 
     def script(self, name: str) -> Script:
         return load(name)

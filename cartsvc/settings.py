@@ -88,6 +88,11 @@ class Settings:
     redis_in_flight: int = _setting(
         4_096, "scripts of an API process that may wait for Redis at once; past it 503", at_least=1
     )
+    durability: str = _setting(
+        "memory",
+        "when a change is acknowledged: `memory`, once Redis has made it; `fsync`, once Redis's "
+        "append-only file is synced too, within three seconds more; then 503",
+    )
     database_timeout_s: float = _setting(
         5.0, "longest wait for PostgreSQL in a request, which few need; then 503", at_least=0.01
     )
@@ -136,6 +141,7 @@ _SHAPES = (
     ("tenant", TENANT_PATTERN, "a tenant id (letters, digits, _ and -, at most 64)"),
     ("currency", r"[A-Z]{3}", "a currency code of three capital letters"),
     ("stock_policy", r"check|hold|untracked", "check, hold or untracked"),
+    ("durability", r"memory|fsync", "memory or fsync"),
     ("log_level", r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
     (
         "jwt_secret",

@@ -23,6 +23,10 @@ class Shelf:
         """Make a new bucket warm: its first cart takes the id after its number."""
         await self.runner.run("bucket_open", [bucket.seq], [bucket.number])
 
+    async def synced(self) -> None:
+        """Wait for the disk, if what was changed is to be there before it is acknowledged."""
+        await self.runner.synced()
+
     async def is_warm(self, bucket: Bucket) -> bool:
         return bool(await self.runner.redis.exists(bucket.seq))
 

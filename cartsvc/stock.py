@@ -50,6 +50,7 @@ class Stock:
             [level] = await correct(change, self.shelf, self.bucket, [(sku, units)])
         if isinstance(level, StockHeld):
             raise level
+        await self.shelf.synced()
         return Recorded(sku, level.received, level)
 
     async def add(self, sku: str, units: int) -> Recorded:
@@ -62,6 +63,7 @@ class Stock:
                 await change.receive([(sku, units)])
             level = await self.shelf.add_stock(self.bucket, sku, units)
             await change.record_stock([level])
+        await self.shelf.synced()
         return Recorded(sku, level.received, level)
 
 

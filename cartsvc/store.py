@@ -45,10 +45,6 @@ BringBack = Callable[[Bucket, Owner, int], Awaitable[None]]
 """Puts the owner's cart back from PostgreSQL, by its id, where a marker says that it is."""
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def _nowhere(bucket: Bucket, owner: Owner, cart_id: int) -> None:
     raise Cold(bucket.cart(owner), cart_id)
 
@@ -64,6 +60,8 @@ class Store:
 
     A request with an idempotency key (`once`) has one outcome, which is kept for `outcome_ttl_s`;
     an owner may have `max_outcomes` of them.
+
+    `clock_ms` tells the time to the scripts: the runner's, which is Redis's, where nothing is said.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class Store:
         sold_out_memory_ms: int = 0,
         outcome_ttl_s: int = 86_400,
         max_outcomes: int = 1_000,
-        clock_ms: Callable[[], int] = now_ms,
+        clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self.runner = runner
         self.max_lines = max_lines
@@ -84,12 +82,17 @@ class Store:
         self.hold_ttl_s = hold_ttl_s
         self.outcome_ttl_s = outcome_ttl_s
         self.max_outcomes = max_outcomes
-        self.clock_ms = clock_ms
+        self.clock_ms = clock_ms or runner.clock.ms
         self.bring_back: BringBack = _nowhere
         self.recent = RecentCarts()
-        self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
+        self.sold_out = SoldOutSkus(sold_out_memory_ms, self.clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
+
+    async def now_ms(self) -> int:
+        """What time it is, once Redis has told it."""
+        await self.runner.time_known()
+        return self.clock_ms()
 
     async def add(
         self,
@@ -110,7 +113,7 @@ class Store:
             keys = (key, *bucket.once(once))
             arguments = [known(None), self._terms(once), len(quantities), *units]
             flat = await self._answered(
-                bucket, lambda: self.adds.add(bucket, keys, arguments), once
+                lambda: self._kept(bucket, lambda: self.adds.add(bucket, keys, arguments)), once
             )
             return cart_of(owner, fields_of(flat))
         seen = self.recent.get(key)
@@ -118,7 +121,7 @@ class Store:
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
         try:
-            flat = await self._decided(bucket, lambda: self.adds.add(bucket, (key,), told))
+            flat = await self._kept(bucket, lambda: self.adds.add(bucket, (key,), told))
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
@@ -265,7 +268,7 @@ class Store:
         keys = [bucket.carts, bucket.seq, place]
 
         async def attempt() -> Any:
-            return await self.runner.run("cart_find", keys, [cart_id, self.clock_ms()])
+            return await self.runner.run("cart_find", keys, [cart_id, await self.now_ms()])
 
         key, fields = await self._released(bucket, attempt)
         return key.decode(), fields
@@ -387,17 +390,17 @@ class Store:
         def attempt() -> Awaitable[Any]:
             return self.runner.run("outcome_find", keys, [self._terms(once)])
 
-        flat = await self._answered(bucket, attempt, once)
+        flat = await self._answered(lambda: self._decided(bucket, attempt), once)
         return cart_of(bucket.owner(once.cart_key), fields_of(flat)) if flat else None
 
     async def keep_outcome(self, bucket: Bucket, once: Once) -> None:
         """Let a request that no script decides count as answered."""
 
-        def attempt() -> Awaitable[Any]:
-            arguments = (self.clock_ms(), self._terms(once))
-            return self.runner.run("outcome_keep", bucket.once(once), arguments)
+        async def attempt() -> Any:
+            arguments = (await self.now_ms(), self._terms(once))
+            return await self.runner.run("outcome_keep", bucket.once(once), arguments)
 
-        await self._answered(bucket, attempt, once)
+        await self._answered(lambda: self._kept(bucket, attempt), once)
 
     async def _change(
         self,
@@ -421,13 +424,13 @@ class Store:
         """What a script gives that decides a request; its first key is the cart's."""
         outcome = () if once is None else bucket.once(once)
 
-        def attempt() -> Awaitable[Any]:
+        async def attempt() -> Any:
             if once is not None:
-                once.at_ms = self.clock_ms()
+                once.at_ms = await self.now_ms()
             terms = self._terms(once)
-            return self._once(script, bucket, (*keys, *outcome), (terms, *arguments))
+            return await self._once(script, bucket, (*keys, *outcome), (terms, *arguments))
 
-        return await self._answered(bucket, attempt, once)
+        return await self._answered(lambda: self._kept(bucket, attempt), once)
 
     def _terms(self, once: Once | None) -> str:
         """How a script is told of a request's idempotency key."""
@@ -435,26 +438,32 @@ class Store:
             return ""
         return f"{once.fingerprint} {self.outcome_ttl_s * 1000} {self.max_outcomes} {once.session}"
 
-    async def _answered(
-        self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]], once: Once | None
-    ) -> Any:
-        """What an attempt gives, or gave when the request came first."""
+    async def _answered(self, decide: Callable[[], Awaitable[Any]], once: Once | None) -> Any:
+        """What is decided, or was when the request came first."""
         if once is None:
-            return await self._decided(bucket, attempt)
+            return await decide()
         begun = time.monotonic()
         try:
             try:
-                return await self._decided(bucket, attempt)
+                return await decide()
             except OutcomeUnknown:
                 # Its key makes it safe to ask again: once, if Redis was lost and not just slow.
                 if time.monotonic() - begun > self.runner.timeout_s / 2:
                     raise
-                return await self._decided(bucket, attempt)
+                return await decide()
         except Again as before:
             _, at_ms, cart_key, session, reply = sent(before.kept)
             once.is_replay, once.at_ms = True, int(at_ms)
             once.cart_key, once.session = cart_key.decode(), session.decode()
+            # When it came first, that may have failed.
+            await self.runner.synced()
         return answer(reply)
+
+    def _kept(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+        """As `_decided`, for what is acknowledged: once it is on the disk, if it is to be."""
+        if self.runner.syncs is None:
+            return self._decided(bucket, attempt)
+        return self.runner.syncs.after(lambda: self._decided(bucket, attempt))
 
     async def _decided(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once the carts that it needs are in Redis."""
@@ -506,8 +515,17 @@ class Store:
     ) -> Awaitable[Any]:
         if script != "cart_add":
             self.sold_out.forget(bucket)
+        if not self.runner.clock.is_known:
+            return self._first(script, bucket, keys, arguments)
         terms = (self.clock_ms(), self.max_lines, self.stock_policy, self.hold_ttl_s * 1000)
         return self.runner.run(script, (*bucket.shared, *keys), (*terms, *arguments))
+
+    async def _first(
+        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+    ) -> Any:
+        """As `_once`, while the time is not known."""
+        await self.runner.time_known()
+        return await self._once(script, bucket, keys, arguments)
 
 
 def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:

@@ -21,8 +21,9 @@ REPRICE_CARTS = 25
 
 async def release(store: Store, bucket: Bucket) -> int:
     """Release holds whose deadline has passed, the oldest first; returns how many lines."""
+    now_ms = await store.now_ms()
     due: Any = await store.runner.redis.zrange(
-        bucket.holds, "-inf", store.clock_ms(), byscore=True, offset=0, num=RELEASE_CARTS
+        bucket.holds, "-inf", now_ms, byscore=True, offset=0, num=RELEASE_CARTS
     )
     if not due:
         return 0

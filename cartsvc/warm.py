@@ -59,6 +59,7 @@ async def warm(ledger: Ledger, archive: Archive, shelf: Shelf, bucket: Bucket) -
         await rebuild.price_stream(prices_offset)
         await rebuild.carts()
         await rebuild.open()
+        await shelf.synced()
     return rebuild.done
 
 
@@ -122,7 +123,8 @@ class _Rebuild:
 
     async def carts(self) -> None:
         """Carts that hold units come back, so that these are theirs; of the others, a marker."""
-        async for carts in self.recovery.active_carts(self.archive.store.clock_ms()):
+        now_ms = await self.archive.store.now_ms()
+        async for carts in self.recovery.active_carts(now_ms):
             cold = {self.bucket.marked(cart.owner): cart.id for cart in carts if not cart.holds}
             holding = [cart.id for cart in carts if cart.holds]
             await self._set_fields(self.bucket.cold, cold)

@@ -1,5 +1,6 @@
 """A shop over one Redis: the store, the shelf and a bucket, with short names for what tests do."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
@@ -9,7 +10,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import NoScriptError, RedisError
 
-from cartsvc import catalog, scripts
+from cartsvc import catalog, clock, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.catalog import ProductRow, VariantRow
@@ -130,10 +131,12 @@ class Mutant(Runner):
 
 
 class FakeLink:
-    """Sends what a link would send to fakeredis."""
+    """Sends what a link would send to fakeredis, whose time it knows."""
 
     def __init__(self, redis: Any) -> None:
         self.redis = redis
+        self.clock = clock.Clock()
+        self.clock.set([b"%d" % time.time(), b"0"], self.clock.monotonic())
 
     async def send(self, request: bytes) -> Any:
         reader = hiredis.Reader()

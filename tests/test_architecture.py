@@ -5,9 +5,14 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 import cartsvc
 from cartsvc import keys
+from cartsvc.errors import OutcomeUnknown
+from cartsvc.link import Link
 from cartsvc.model import LineRequest, Once, Owner
+from cartsvc.syncs import Syncs
 from tests.shop import ANN, LAMP, Shop
 
 PACKAGE = Path(cartsvc.__file__).parent
@@ -15,7 +20,7 @@ PACKAGE = Path(cartsvc.__file__).parent
 # From the inside out: a module imports only from the rings before its own.
 RINGS = [
     {"settings", "errors", "model", "money"},
-    {"link", "keys", "sql", "notify", "catalog", "demo"},
+    {"clock", "link", "syncs", "keys", "sql", "notify", "catalog", "demo"},
     {"scripts", "rows", "embedded"},
     {
         "cart_hash",
@@ -29,7 +34,7 @@ RINGS = [
         "ledger",
         "recovery",
     },
-    {"backlog", "stock", "identity", "http", "upkeep", "replay"},
+    {"backlog", "stock", "identity", "http", "upkeep", "replay", "preflight"},
     {"flush", "archive", "importer", "problems", "contract"},
     {"core", "idle", "warm"},
     {"contracts"},
@@ -112,6 +117,14 @@ def test_only_settings_reads_the_environment() -> None:
             assert module_of(file) in allowed
 
 
+def test_only_the_clock_and_tokens_read_the_wall_clock() -> None:
+    # `wall_ms` is for what a process tells by itself: when it refused a request.
+    allowed = {"time.time": {"clock", "identity"}, "wall_ms": {"clock", "contracts"}}
+    for file in PACKAGE.rglob("*.py"):
+        for name, modules in allowed.items():
+            assert name not in file.read_text() or module_of(file) in modules, file
+
+
 def test_only_keys_spells_key_names() -> None:
     hash_tag = re.compile(r":\{\{|\.tag\b")
     for file in PACKAGE.rglob("*.py"):
@@ -134,6 +147,10 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     flushed = {shop.bucket.cart(cold.owner): (cold.id, cold.version)}
     assert await shop.store.cool(shop.bucket, flushed) == 1
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
+    link = Link(shop.redis.connection_pool, timeout_s=5, in_flight=9)
+    with pytest.raises(OutcomeUnknown, match="appendonly is disabled"):
+        await Syncs(link, shop.bucket.sync, in_flight=9).synced()
+    await link.aclose()
     patterns = {
         re.sub(
             r"<\w+>",

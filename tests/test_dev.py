@@ -145,6 +145,16 @@ def test_the_curl_line_works_as_it_is_printed(folder: Path) -> None:
         run.end()
 
 
+def test_with_fsync_its_valkey_syncs_before_it_answers(folder: Path) -> None:
+    run = Dev(folder, CARTSVC_PORT=str(free_port()), CARTSVC_DURABILITY="fsync")
+    addresses = run.until_ready()
+    add(addresses)
+    with Redis.from_url(addresses["CARTSVC_REDIS_URL"]) as redis:
+        assert redis.config_get("appendfsync") == {"appendfsync": "always"}
+        assert redis.exists("sync:{default:0}")
+    assert run.end()[0] == 0
+
+
 async def test_servers_of_ones_own_are_used_and_the_last_flush_is_done(
     folder: Path, valkey: embedded.Valkey, database_url: str
 ) -> None:

@@ -172,13 +172,19 @@ async def commands(client: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
             yield command
 
 
+NOON = b"*2\r\n$10\r\n1763640000\r\n$6\r\n000000\r\n"
+"""A reply to TIME."""
+
+
 async def after_greeting(
     client: asyncio.StreamReader, to_client: asyncio.StreamWriter
 ) -> AsyncIterator[list[bytes]]:
     """The commands but for those that a connection begins with, which are answered."""
     async for command in commands(client):
-        if command[0] in {b"AUTH", b"SELECT", b"PING"}:
+        if command[0] in {b"AUTH", b"SELECT"}:
             to_client.write(b"+OK\r\n")
+        elif command[0] == b"TIME":
+            to_client.write(NOON)
         else:
             yield command
 

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from cartsvc.clock import wall_ms
 from cartsvc.http import timestamp
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest
-from cartsvc.store import now_ms
 from tests.carts import books
 from tests.shop import LAMP, MUG, Shop
 from tests.storefront import (
@@ -178,7 +178,7 @@ async def test_clamped_where_nothing_is_sold_any_more(http: httpx.AsyncClient, s
 
 async def test_a_hold_moves_with_its_deadline(http: httpx.AsyncClient, shop: Shop) -> None:
     # Held two minutes ago: a hold that began anew would run out two minutes later.
-    shop.clock.ms = now_ms() - 120_000
+    shop.clock.ms = wall_ms() - 120_000
     await shop.sell(stock=3, stock_policy="hold", hold_ttl_s=600)
     await shop.add_lines(LineRequest(LAMP, 3), owner=GUEST)
     held_until = timestamp(shop.clock.ms + 600_000)

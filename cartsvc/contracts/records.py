@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, identity, money
+from cartsvc.clock import wall_ms
 from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_request
 from cartsvc.errors import (
@@ -52,7 +53,6 @@ from cartsvc.model import (
 )
 from cartsvc.money import Amount, Number
 from cartsvc.problems import problem
-from cartsvc.store import now_ms
 
 MAX_PAGE = 200
 """Most carts, or items, that a page may have; as many as it has when nothing else is asked for."""
@@ -701,7 +701,7 @@ def refuse(error: Exception, scope: Scope) -> Reply:
         case Refused() if status == 400 and not isinstance(error, InactiveProduct):
             status = 409  # 400 is for a request that is wrong by itself
     body = Failure(
-        timestamp=http.timestamp(http.answered_ms(scope, now_ms())),
+        timestamp=http.timestamp(http.answered_ms(scope, wall_ms())),
         status=status,
         error=HTTPStatus(status).phrase,
         message=message,

@@ -26,10 +26,10 @@ import psutil
 import redis
 
 from cartsvc import embedded, scripts
+from cartsvc.clock import wall_ms
 from cartsvc.keys import Bucket
 from cartsvc.model import Owner
 from cartsvc.settings import Settings, variable
-from cartsvc.store import now_ms
 from loadtests.bench import site as sites
 from loadtests.bench import without, wrk
 from loadtests.bench.rivals import postgresql
@@ -307,7 +307,7 @@ def _webdis_add(_: Site, session_id: str, product_id: str) -> wrk.Request:
     bucket = Bucket("webdis")
     keys = [*bucket.shared, bucket.cart(Owner("session", session_id))]
     sha = scripts.load("cart_add").sha
-    words = ["EVALSHA", sha, len(keys), *keys, now_ms(), *_terms(), product_id, 1]
+    words = ["EVALSHA", sha, len(keys), *keys, wall_ms(), *_terms(), product_id, 1]
     return wrk.Request("GET", "".join(f"/{quote(str(word), safe='')}" for word in words))
 
 
