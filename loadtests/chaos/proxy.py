@@ -16,6 +16,7 @@ class LossyProxy:
         self.loss = loss
         self.lost = 0
         self._random = random.Random(seed)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -31,10 +32,17 @@ class LossyProxy:
         trace: TracebackType | None,
     ) -> None:
         self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(
         self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         server, to_server = await asyncio.open_connection(self.target.hostname, self.target.port)
         asking = asyncio.create_task(_pass(client, to_server))
         with contextlib.suppress(OSError, asyncio.CancelledError):
@@ -47,6 +55,7 @@ class LossyProxy:
         to_client.close()
         to_server.close()
         asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
