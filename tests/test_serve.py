@@ -1,7 +1,6 @@
 """`cartsvc serve`, in one process and in several: what begins, what ends, and what is finished."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -18,9 +17,10 @@ from cartsvc import dev, embedded, process
 from cartsvc.embedded import free_port
 from cartsvc.settings import SettingError, Settings
 from tests.proxy import Proxy
+from tests.raw import exchange
 from tests.rush import rush
 from tests.shop import LAMP, SECRET, Shop
-from tests.wait import LONGEST_S, wait_until
+from tests.wait import wait_until
 
 
 def adds(count: int) -> list[dict[str, object]]:
@@ -122,26 +122,6 @@ def test_what_a_process_begins_with_is_asked_for_before_there_are_any() -> None:
 
 
 GET = b"GET /healthz HTTP/1.1\r\n\r\n"
-
-
-async def exchange(url: str, *pieces: bytes) -> bytes:
-    """All that comes on a connection on which these are sent, until the service closes it."""
-    host, port = url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    answer = b""
-    # Whoever still sends what is not read any more hears of a reset.
-    with contextlib.suppress(ConnectionError):
-        try:
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-            async with asyncio.timeout(LONGEST_S):
-                while more := await reader.read(65_536):
-                    answer += more
-        finally:
-            writer.close()
-            await writer.wait_closed()
-    return answer
 
 
 @pytest.mark.parametrize("workers", [1, 2])
