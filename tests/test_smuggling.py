@@ -5,12 +5,15 @@ So each of these is sent with a request behind it that a proxy did not see, if i
 that closes the connection.
 """
 
+import re
+
 import httpx
 import pytest
 
 from cartsvc.model import LineRequest, Owner
 from tests.raw import exchange, statuses
 from tests.shop import LAMP, Shop
+from tests.test_authorization import ROUTES, Aim, callers_of
 
 VICTIM = Owner("session", "victim")
 BODY = b'{"product_id":"%b","quantity":1,"session_id":"me"}' % LAMP.encode()
@@ -231,3 +234,43 @@ async def test_is_the_last_request(http: httpx.AsyncClient, shop: Shop, name: st
     assert statuses(answer) == [200]
     assert b"\r\nconnection: close\r\n" in answer
     assert (await shop.store.read(shop.bucket, VICTIM)).total_quantity == 1
+
+
+# Headers that are ids, and come back.
+
+BY_HEADER = {
+    one.name: route
+    for route in reversed(ROUTES)
+    if route.operation.method == "GET"
+    for one in (*route.contract.parameters, *route.operation.parameters)
+    if one.place == "header"
+}
+"""A route that changes nothing, for each header that is an id."""
+
+SENT = {"date", "content-type", "content-length", "connection", "x-session-id", "retry-after"}
+
+
+def test_every_header_that_is_an_id_is_tried() -> None:
+    assert set(BY_HEADER) == {"x-tenant-id", "x-session-id", "DeviceID"}
+
+
+@pytest.mark.parametrize("name", BY_HEADER)
+async def test_no_byte_of_an_id_becomes_more(
+    http: httpx.AsyncClient, shop: Shop, name: str
+) -> None:
+    route = BY_HEADER[name]
+    request = callers_of(route)[-1].ask(route, Aim(1, 1, "me"))
+    headers = [(one, text.encode()) for one, text in request["headers"] if one != name]
+    before = await shop.everything()
+    for byte in range(256):
+        sent = [*headers, (name, b"a%cb" % byte), ("connection", b"close")]
+        lines = [b"GET %b HTTP/1.1" % request["url"].encode()]
+        lines += [b"%b: %b" % (one.encode(), text) for one, text in sent]
+        answer = await exchange(str(http.base_url), b"\r\n".join([*lines, b"", b""]))
+        [status] = statuses(answer)
+        assert status in (200, 400, 404), bytes([byte])
+        taken = rb"[\w-]" if name == "x-tenant-id" else rb"[\w.~-]"
+        assert (status == 400) == (re.fullmatch(taken, bytes([byte])) is None)
+        _, *answered = answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
+        assert {line.partition(b":")[0].decode() for line in answered} <= SENT
+    assert await shop.everything() == before
