@@ -310,7 +310,7 @@ def injections(route: Route, caller: Caller, aim: Aim, value: str) -> Iterator[I
     request = caller.ask(route, aim)
     for one in (*route.contract.parameters, *route.operation.parameters):
         yield from _in_parameter(route, request, one, aim, value)
-    for body in _bodies(route.operation.body, request["json"], value):
+    for body in bodies(route.operation.body, request["json"], value):
         yield Injection("body", {**request, "json": body})
     if route.contract.bearer and not _is_surrogate(value):
         for claim in ("sub", "type", "tenant"):
@@ -340,20 +340,20 @@ def _is_surrogate(value: str) -> bool:
     return any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _bodies(kind: Any, body: Any, value: str) -> Iterator[Any]:
+def bodies(kind: Any, body: Any, value: str) -> Iterator[Any]:
     """The body with the text for each of its fields, of those within it too, and for itself.
 
     A field also stands alone with those that are needed: some exclude each other.
     """
     yield value
     if get_origin(kind) is list:
-        for inner in _bodies(get_args(kind)[0], body[0], value):
+        for inner in bodies(get_args(kind)[0], body[0], value):
             yield [inner, *body[1:]]
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = msgspec.structs.fields(kind)
         needed = {one.encode_name: body[one.encode_name] for one in fields if one.required}
         for one in fields:
-            for inner in _bodies(one.type, body.get(one.encode_name), value):
+            for inner in bodies(one.type, body.get(one.encode_name), value):
                 yield {**body, one.encode_name: inner}
                 yield {**needed, one.encode_name: inner}
 
