@@ -146,10 +146,12 @@ def serve(settings: Settings, workers: int = 1) -> None:
     serves nothing itself, but looks after them.
 
     Raises:
-        SettingError: the address can't be used, or nothing by which tokens could be verified.
+        SettingError: the address can't be used, or Redis's; or there is nothing by which tokens
+            could be verified.
         UnfitRedis: Redis is not as it has to be.
     """
     Verifier(settings)
+    scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     bounds = Bounds(
         head_bytes=settings.max_head_bytes,
         request_s=settings.request_timeout_s,

@@ -179,3 +179,11 @@ for soft, connections in ((256, 300), (600, 300), (256, 10**6)):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.decode().splitlines() == ["300 428", "300 600", "1872 2000"]
+
+
+@pytest.mark.parametrize("option", ["db=first", "nothing=known"])
+def test_so_is_where_redis_is(option: str) -> None:
+    url = f"redis://127.0.0.1/?{option}"
+    settings = Settings(port=free_port(), redis_url=url, jwt_secret=SECRET)
+    with pytest.raises(SettingError, match=r"CARTSVC_REDIS_URL: .*(db|nothing)"):
+        process.serve(settings, workers=2)

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from cartsvc import dev, embedded, flush, keys
+from cartsvc import dev, embedded, flush, keys, openapi
 from cartsvc.backlog import Backlog
 from cartsvc.contract import Parameter
 from cartsvc.embedded import free_port
@@ -308,7 +308,7 @@ def in_path(value: str) -> str | None:
 def injections(route: Route, caller: Caller, aim: Aim, value: str) -> Iterator[Injection]:
     """The text in each place of a request for the route, as the contract's own types name them."""
     request = caller.ask(route, aim)
-    for one in (*route.contract.parameters, *route.operation.parameters):
+    for one in openapi._parameters_of(route.contract, route.operation):
         yield from _in_parameter(route, request, one, aim, value)
     for body in bodies(route.operation.body, request["json"], value):
         yield Injection("body", {**request, "json": body})
@@ -329,7 +329,7 @@ def _in_parameter(
         case "query" if not _is_surrogate(value):
             others = [parameter for parameter in request["params"] if parameter[0] != one.name]
             yield Injection(one.name, {**request, "params": [*others, (one.name, value)]})
-        case "path" if f"{{{one.name}}}" in route.operation.path:
+        case "path":
             part = in_path(value)
             if part is not None:
                 url = path_of(route, aim, **{one.name: part})
@@ -393,7 +393,8 @@ async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
     count = 0
     for route in ROUTES:
         for caller, whose in callers_for(route):
-            own = {whose.owner, *named}
+            # Idempotency keys are the caller's, who may be an admin.
+            own = {whose.owner, Owner("user", caller.owner.id), *named}
             # Or a list would write what others have changed.
             await flush.carts(Backlog(world.shop.runner), world.ledger, DEFAULT, 100)
             before = await stored(world)
@@ -454,11 +455,17 @@ NOBODY = Owner("nobody", "")
 
 
 def owner_of(key: bytes) -> Owner | None:
-    """Whose the key is: of a cart its owner, of another of the default tenant None."""
+    """Whose the key is: a cart's or an idempotency key's owner, None of the tenant's others."""
     if not is_of(DEFAULT, key):
         assert is_of(ACME, key), key
         return NOBODY
-    return DEFAULT.owner(key.decode()) if key.startswith((b"cart:", b"closed:")) else None
+    family, _, rest = key.decode().partition(f":{DEFAULT.tag}:")
+    if family in ("cart", "closed"):
+        return DEFAULT.owner(key.decode())
+    if not family.startswith("idem"):
+        return None
+    owner = rest.rpartition(":")[0] if family == "idem" else rest
+    return Owner(*owner.split(":", 1))
 
 
 async def test_a_customer_may_be_called_anything(
