@@ -71,7 +71,7 @@ class Backlog:
         found = await self.carts(bucket, keys)
         for key in keys:
             if found.seen.get(key) == GONE:
-                log.error("%s is marked dirty but is not there", key)
+                log.error("%s is marked dirty but is not there", bucket.shown(key))
         return found
 
     async def place(self, bucket: Bucket, cart_id: int) -> str | None:
@@ -93,7 +93,7 @@ class Backlog:
                 cart = cart_of(bucket.owner(key), fields)
             except (KeyError, ValueError) as error:
                 # Somebody else's hand: left dirty, and no reason to keep the others waiting.
-                log.error("%s is not readable as a cart: %r", key, error)
+                log.error("%s is not readable as a cart: %r", bucket.shown(key), error)
                 continue
             carts.append(cart)
             seen[key] = (cart.id, cart.version)

@@ -70,7 +70,7 @@ def routes(contracts: Iterable[Contract], max_body_bytes: int) -> list[Route]:
     for contract in contracts:
         for path in dict.fromkeys(operation.path for operation in contract.operations):
             methods = {one.method: one.handle for one in contract.operations if one.path == path}
-            endpoint = Endpoint(methods, contract.refuse, max_body_bytes)
+            endpoint = Endpoint(path, methods, contract.refuse, max_body_bytes)
             paths.setdefault(path, []).append((contract.header, endpoint))
     found = []
     for path, endpoints in paths.items():

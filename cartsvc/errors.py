@@ -70,7 +70,9 @@ class CartError(Exception):
             setattr(self, name, value)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={getattr(self, name)!r}" for name, _ in self.facts)
+        # Not a cart's key: in a log, its owner's session would be anybody's.
+        names = [name for name, _ in self.facts if name != "cart"]
+        told = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({told})"
 
 

@@ -121,9 +121,15 @@ class Endpoint:
     `methods` are called with the scope and the body. `refuse` turns an error into the contract's
     reply, and is given whatever they raise: no request ends without an answer. HEAD is not taken
     for GET: to read a cart tells its owner, which a head alone would swallow.
+
+    `path` is the route's. A request's own is not logged: it may have somebody's session in it, or
+    line breaks.
     """
 
-    def __init__(self, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int) -> None:
+    def __init__(
+        self, path: str, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int
+    ) -> None:
+        self.path = path
         self.methods = methods
         self.refuse = refuse
         self.max_body_bytes = max_body_bytes
@@ -150,10 +156,10 @@ class Endpoint:
     def _tell(self, error: Exception, scope: Scope) -> None:
         """Log what an operator must know; a server that is away is told once a second."""
         if not isinstance(error, CartError):
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            log.error("%s %s failed", scope["method"], self.path, exc_info=error)
         elif isinstance(error, Unavailable) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + 1
-            log.warning("%s %s answered 503: %s", scope["method"], scope["path"], error)
+            log.warning("%s %s answered 503: %s", scope["method"], self.path, error)
 
 
 async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -141,6 +141,9 @@ TABLE = (
     ),
 )
 
+_SHOWN = 6
+"""Characters of an owner's id that a log may have: with them the key can be found."""
+
 
 class Bucket:
     """The keys of one (tenant, bucket). The hash tag keeps them in one slot of a cluster.
@@ -209,6 +212,13 @@ class Bucket:
             _, _, rest = rest.partition(":")
         kind, _, owner_id = rest.partition(":")
         return Owner(kind, owner_id)
+
+    def shown(self, cart_key: str) -> str:
+        """A cart's key for a log, which is not to have what its owner alone knows: a session."""
+        owner_id = self.owner(cart_key).id
+        if len(owner_id) <= _SHOWN:
+            return cart_key
+        return f"{cart_key.removesuffix(owner_id)}{owner_id[:_SHOWN]}..."
 
     def __repr__(self) -> str:
         return f"Bucket({self.tenant!r}, {self.number})"

@@ -5,11 +5,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,6 +21,7 @@ from cartsvc import notify, preflight, scripts
 from cartsvc.app import create_app, store_of, sync_key
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
+from cartsvc.bounds import Bounds
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.identity import Verifier
 from cartsvc.idle import IdleCarts
@@ -37,6 +40,9 @@ _START_S = 30.0
 
 _DRAIN_S = 10
 """How long requests in flight may take to finish once the API is told to stop."""
+
+_OWN_FILES = 128
+"""Files that a process needs for what is no client: Redis, PostgreSQL, the pages of `/docs`."""
 
 _COLLECT_AFTER = 20_000
 """Containers that are made, and not let go, before Python looks for cycles among them."""
@@ -140,20 +146,29 @@ def serve(settings: Settings, workers: int = 1) -> None:
     serves nothing itself, but looks after them.
 
     Raises:
-        SettingError: the address can't be used, or nothing by which tokens could be verified.
+        SettingError: the address can't be used, or Redis's; or there is nothing by which tokens
+            could be verified.
         UnfitRedis: Redis is not as it has to be.
     """
     Verifier(settings)
+    scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    bounds = Bounds(
+        head_bytes=settings.max_head_bytes,
+        request_s=settings.request_timeout_s,
+        connections=_connections(settings),
+    )
     config = uvicorn.Config(
         partial(_application, settings),
         factory=True,
         workers=workers,
         loop="uvloop",
-        http=Protocol,
+        http=cast(type[asyncio.Protocol], partial(Protocol, bounds=bounds)),
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_DRAIN_S,
     )
     with listen(settings) as listening:
@@ -165,6 +180,20 @@ def serve(settings: Settings, workers: int = 1) -> None:
             servers = _Servers(config, [listening])
             with _checked(settings, servers.stop):
                 servers.run()
+
+
+def _connections(settings: Settings) -> int:
+    """How many connections a process may have; makes the system give it files for them.
+
+    What it has at first, often 1,024 in all, is for programs that can't count further.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = settings.max_connections + _OWN_FILES
+    if hard != resource.RLIM_INFINITY:
+        files = min(files, hard)
+    if soft not in (resource.RLIM_INFINITY, hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, files), hard))
+    return files - _OWN_FILES
 
 
 def _application(settings: Settings) -> Starlette:

@@ -20,6 +20,7 @@ from cartsvc.clock import Clock
 from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
 from cartsvc.link import Link, ReplyError, pack
 from cartsvc.model import Notice
+from cartsvc.settings import SettingError, variable
 from cartsvc.syncs import TIMEOUT_S, Syncs
 
 Argument = str | int
@@ -92,16 +93,23 @@ def connect(url: str, *, timeout_s: float, silence_s: float | None = None) -> Re
     """A client that opens connections when they are needed; nothing happens before that.
 
     `timeout_s` bounds the connecting, `silence_s` the wait for any reply.
+
+    Raises:
+        SettingError: the URL has an option that there is not.
     """
-    pool = ConnectionPool.from_url(
-        url,
-        socket_connect_timeout=timeout_s,
-        socket_timeout=silence_s,
-        protocol=2,
-        # Said outright, since the client's default elsewhere is to repeat a command whose reply
-        # was lost: an add would count twice.
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        pool = ConnectionPool.from_url(
+            url,
+            socket_connect_timeout=timeout_s,
+            socket_timeout=silence_s,
+            protocol=2,
+            # Said outright, since the client's default elsewhere is to repeat a command whose reply
+            # was lost: an add would count twice.
+            retry=Retry(NoBackoff(), 0),
+        )
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{variable('redis_url')}: {error}") from None
     return Redis.from_pool(pool)
 
 

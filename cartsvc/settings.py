@@ -80,6 +80,24 @@ class Settings:
         1_000, "keys that one shopper may use in that time; past it 429", at_least=1
     )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
+    max_head_bytes: int = _setting(
+        16_384, "largest request line and headers together; past it 431", at_least=1_024
+    )
+    request_timeout_s: float = _setting(
+        10.0,
+        "longest time for a request to arrive, then 408; and for its answer to be read",
+        at_least=0.01,
+    )
+    keep_alive_s: int = _setting(
+        5,
+        "how long a connection without a request is kept; longer than by the proxy before it",
+        at_least=1,
+    )
+    max_connections: int = _setting(
+        4_096,
+        "connections of an API process; past it one without a request gives way, or else 503",
+        at_least=1,
+    )
     redis_timeout_s: float = _setting(
         0.8,
         "longest wait for a script in a request, and for releasing holds; then 503",

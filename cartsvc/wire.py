@@ -7,7 +7,7 @@ packets, where one does: a quarter of what an add cost.
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from cartsvc.bounds import Bounded
 
 
 class _OneWrite:
@@ -37,8 +37,8 @@ class _OneWrite:
         self._unsent.clear()
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, on such a transport."""
+class Protocol(Bounded):
+    """uvicorn's, within bounds, on such a transport."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _OneWrite(transport)))

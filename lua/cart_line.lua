@@ -101,7 +101,7 @@ local function decide_line()
     end
   end
   if line.facts and not line.number then
-    error('line ' .. line.sku .. ' of ' .. cart.key .. ' is not readable')
+    error('line ' .. line.sku .. ' of cart ' .. tostring(cart.id) .. ' is not readable')
   end
   line.record = record_of(line.sku)
   if not (line.facts or line.record) then

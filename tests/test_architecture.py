@@ -39,7 +39,7 @@ RINGS = [
     {"core", "idle", "warm"},
     {"contracts"},
     {"openapi", "docs"},
-    {"app", "worker", "wire"},
+    {"app", "worker", "bounds", "wire"},
     {"process", "dev"},
     {"cli"},
     {"__main__"},
@@ -47,12 +47,13 @@ RINGS = [
 
 ALLOWED = {
     "starlette": {"app", "http", "contract", "core", "contracts", "docs", "process"},
-    "uvicorn": {"process", "wire"},
+    "uvicorn": {"process", "bounds"},
     "redis": {"link", "scripts", "worker", "cli"},
     "asyncpg": {"ledger"},
     "jwt": {"identity"},
     "cachetools": {"identity", "recent"},
     "cryptography": {"identity"},
+    "httptools": {"bounds"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -173,15 +173,17 @@ class Caller(NamedTuple):
         }
 
 
-def path_of(route: Route, aim: Aim) -> str:
-    return route.operation.path.format(
-        cart_id=aim.cart,
-        item_id=aim.item,
-        product_id=aim.product,
-        user_id=aim.owner,
-        session_id=aim.owner,
-        status="ABANDONED",
-    )
+def path_of(route: Route, aim: Aim, **changes: str) -> str:
+    """The path of the route that leads to the aim, but for the changes."""
+    values = {
+        "cart_id": aim.cart,
+        "item_id": aim.item,
+        "product_id": aim.product,
+        "user_id": aim.owner,
+        "session_id": aim.owner,
+        "status": "ABANDONED",
+    }
+    return route.operation.path.format(**{**values, **changes})
 
 
 def bearer(token: str) -> Headers:

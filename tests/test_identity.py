@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import math
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,93 @@ def test_a_key_for_encryption_is_no_key_of_the_set(keys: Keys, tmp_path: Path) -
     assert verifier.verify(token(keys.rsa, "RS256")) == ANN
     refused(verifier, token(keys.other_rsa, "RS256"), "Signature")
     told(lambda: by_jwks(tmp_path, encrypts), "there is no key in it")
+
+
+@pytest.mark.parametrize(
+    "kid",
+    [
+        "../../../../dev/null",
+        "/dev/null",
+        "file:///dev/null",
+        "http://127.0.0.1/keys",
+        "a' OR '1'='1",
+        "a\x00",
+        "a\n",
+        "a ",
+        "A",
+        "*",
+        "a" * 4_000,
+    ],
+)
+def test_a_kid_is_a_name_and_nothing_else(keys: Keys, tmp_path: Path, kid: str) -> None:
+    verifier = by_jwks(tmp_path, jwk(keys.rsa, kid="a"), jwk(keys.ec, kid="b"))
+    signed = jwt.encode(CLAIMS, keys.rsa, "RS256", {"kid": kid})
+    refused(verifier, signed, "no key has its kid")
+    # An empty file, say, would be a key that everybody has.
+    refused(verifier, raw(json.dumps({"alg": "HS256", "kid": kid}), json.dumps(CLAIMS), b""))
+    assert by_secret().verify(jwt.encode(CLAIMS, SECRET, "HS256", {"kid": kid})) == ANN
+
+
+def test_a_key_that_a_token_brings_or_names_is_not_looked_at(keys: Keys, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"http://127.0.0.1:{server.getsockname()[1]}/keys"
+        brought: list[dict[str, Any]] = [
+            {"jwk": jwk(keys.other_rsa)},
+            {"jwk": {"kty": "oct", "k": segment("known")}},
+            {"jku": place},
+            {"x5u": place},
+            {"x5c": [base64.b64encode(public_pem(keys.other_rsa)).decode()]},
+        ]
+        pem = by_pem(tmp_path, public_pem(keys.rsa))
+        for verifier in (pem, by_jwks(tmp_path, jwk(keys.rsa, kid="a"))):
+            for header in brought:
+                header["kid"] = "a"
+                forged = jwt.encode(CLAIMS, keys.other_rsa, "RS256", header)
+                refused(verifier, forged, "Signature")
+                known = raw(json.dumps({"alg": "HS256", **header}), json.dumps(CLAIMS), b"known")
+                refused(verifier, known, "alg")
+                # Whose signature is good may say what it likes.
+                assert verifier.verify(jwt.encode(CLAIMS, keys.rsa, "RS256", header)) == ANN
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_signature_of_zeros_is_none(keys: Keys, tmp_path: Path) -> None:
+    verifier = by_pem(tmp_path, public_pem(keys.ec))
+    signed = ".".join(segment(json.dumps(part)) for part in ({"alg": "ES256"}, CLAIMS))
+    for size in (0, 1, 63, 64, 65, 128):
+        refused(verifier, f"{signed}.{segment(bytes(size))}", "Signature")
+
+
+def test_of_a_header_that_is_there_twice_the_last_counts(keys: Keys, tmp_path: Path) -> None:
+    """As it does for whoever made the signature: that is what is checked."""
+    twice = '{"alg": "none", "alg": "HS256"}'
+    assert by_secret().verify(raw(twice, json.dumps(CLAIMS))) == ANN
+    refused(by_secret(), raw('{"alg": "HS256", "alg": "none"}', json.dumps(CLAIMS)), "alg")
+    refused(by_pem(tmp_path, public_pem(keys.rsa)), raw(twice, json.dumps(CLAIMS)), "alg")
+
+
+def test_signatures_are_compared_in_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of a wrong one is right."""
+    compared = []
+    compare = hmac.compare_digest
+
+    def comparing(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", comparing)
+    text = token()
+    signed, _, signature = text.rpartition(".")
+    wrong = f"{signed}.{segment(bytes(32))}"
+    assert by_secret().verify(text) == ANN
+    refused(by_secret(), wrong, "Signature")
+    right = base64.urlsafe_b64decode(signature + "=")
+    assert {frozenset(pair) for pair in compared} == {
+        frozenset({right}),
+        frozenset({right, bytes(32)}),
+    }
 
 
 # Settings that can't be used.

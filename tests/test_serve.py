@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +17,7 @@ from cartsvc import dev, embedded, process
 from cartsvc.embedded import free_port
 from cartsvc.settings import SettingError, Settings
 from tests.proxy import Proxy
+from tests.raw import exchange
 from tests.rush import rush
 from tests.shop import LAMP, SECRET, Shop
 from tests.wait import wait_until
@@ -24,10 +28,12 @@ def adds(count: int) -> list[dict[str, object]]:
 
 
 @asynccontextmanager
-async def serving(redis_url: str, workers: int) -> AsyncIterator[tuple[dev.Process, str]]:
+async def serving(
+    redis_url: str, workers: int, **bounds: Any
+) -> AsyncIterator[tuple[dev.Process, str]]:
     """The service's process, and where it is."""
     settings = Settings(
-        port=free_port(), redis_url=redis_url, redis_timeout_s=20, jwt_secret=SECRET
+        port=free_port(), redis_url=redis_url, redis_timeout_s=20, jwt_secret=SECRET, **bounds
     )
     options = ("--workers", str(workers))
     parent = await asyncio.to_thread(dev.start, "serve", settings, os.environ, *options)
@@ -112,4 +118,72 @@ async def test_a_process_that_dies_is_started_anew(shop: Shop, valkey: embedded.
 def test_what_a_process_begins_with_is_asked_for_before_there_are_any() -> None:
     settings = Settings(port=free_port())
     with pytest.raises(SettingError, match="CARTSVC_JWT_SECRET"):
+        process.serve(settings, workers=2)
+
+
+GET = b"GET /healthz HTTP/1.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_connection_is_within_the_bounds_that_are_set(
+    valkey: embedded.Valkey, workers: int
+) -> None:
+    bounds = {"max_head_bytes": 2_000, "request_timeout_s": 0.5, "keep_alive_s": 1}
+    async with serving(valkey.url, workers, **bounds) as (_, url):
+        for size, status in ((1_900, b"200"), (2_100, b"431")):
+            answer = await exchange(url, GET[:-2] + b"X: " + b"a" * size + b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 " + status)
+        assert (await exchange(url, GET[:-2])).startswith(b"HTTP/1.1 408 ")
+        assert await exchange(url) == b""
+
+
+async def test_there_are_as_many_connections_as_is_set(valkey: embedded.Valkey) -> None:
+    async with serving(valkey.url, 1, max_connections=3, keep_alive_s=60) as (_, url):
+        many = [asyncio.create_task(exchange(url)) for _ in range(9)]
+        await wait_until(lambda: sum(one.done() for one in many), 6)
+        answer = await exchange(url, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        for one in many:
+            one.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+
+
+ENDLESS = {
+    "a header": (b"GET / HTTP/1.1\r\nX: ", b"a"),
+    "headers": (b"GET / HTTP/1.1\r\n", b"X: a\r\n"),
+    "trailers": (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n"),
+    "requests": (b"", GET),
+    "requests for much": (b"", b"GET /openapi.json HTTP/1.1\r\n\r\n"),
+    "empty lines": (b"", b"\r\n"),
+}
+
+
+async def test_what_has_no_end_takes_no_memory(valkey: embedded.Valkey) -> None:
+    async with serving(valkey.url, 1) as (parent, url):
+        await exchange(url, b"no HTTP\r\n\r\n")
+        memory = psutil.Process(parent.pid).memory_info
+        before = memory().rss
+        for what, (begin, more) in ENDLESS.items():
+            await exchange(url, begin, *[more * (500_000 // len(more))] * 100)
+            assert memory().rss < before + 20_000_000, what
+
+
+def test_a_process_has_files_for_its_connections() -> None:
+    script = """
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from cartsvc.process import _connections
+from cartsvc.settings import Settings
+for soft, connections in ((256, 300), (600, 300), (256, 10**6)):
+    setrlimit(RLIMIT_NOFILE, (soft, 2_000))
+    print(_connections(Settings(max_connections=connections)), getrlimit(RLIMIT_NOFILE)[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode().splitlines() == ["300 428", "300 600", "1872 2000"]
+
+
+@pytest.mark.parametrize("option", ["db=first", "nothing=known"])
+def test_so_is_where_redis_is(option: str) -> None:
+    url = f"redis://127.0.0.1/?{option}"
+    settings = Settings(port=free_port(), redis_url=url, jwt_secret=SECRET)
+    with pytest.raises(SettingError, match=r"CARTSVC_REDIS_URL: .*(db|nothing)"):
         process.serve(settings, workers=2)

@@ -90,4 +90,5 @@ async def test_a_sixth_contract_is_one_new_file(one_more: None, shop: Shop) -> N
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert answer.json() == {"sorry": "Method Not Allowed"}
         described = (await client.get("/openapi.json")).json()["paths"]["/kiosk/{kiosk_id}"]
-        assert set(described["post"]["responses"]) == {"201", "400", "404", "413", "500", "503"}
+        answers = {"201", "400", "404", "413", "422", "429", "500", "503"}
+        assert set(described["post"]["responses"]) == answers

@@ -7,7 +7,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 from urllib.parse import quote
 
 import httpx
@@ -17,12 +17,14 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from cartsvc import dev, embedded, keys
+from cartsvc import dev, embedded, flush, keys, openapi
+from cartsvc.backlog import Backlog
+from cartsvc.contract import Parameter
 from cartsvc.embedded import free_port
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner, is_owner_id, item_id
-from cartsvc.settings import Settings
+from cartsvc.settings import TENANT_PATTERN, Settings
 from tests.carts import sound
 from tests.shop import LAMP, SECRET, Shop
 from tests.test_authorization import (
@@ -34,12 +36,14 @@ from tests.test_authorization import (
     ROUTES,
     TENANT,
     Aim,
+    Caller,
     Route,
     World,
     ask_for_own,
     bearer,
     callers_of,
     claims_of,
+    path_of,
     routes_of,
     token_of,
     told,
@@ -164,32 +168,24 @@ async def test_another_tenants_keys_are_refused(confined: httpx.AsyncClient, wor
 # Every key that Redis is asked for.
 
 
-class Seen:
-    """The commands that Redis ran, those of scripts too, and the keys that they name."""
-
-    def __init__(self) -> None:
-        self.commands: list[bytes] = []
-        self.keys: set[bytes] = set()
-
-
 END = b"the end of what is watched"
 KEYLESS = {b"AUTH", b"HELLO", b"SCRIPT", b"PING", b"CLIENT", b"SELECT"}
 _PART = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
 @asynccontextmanager
-async def watched(shop: Shop) -> AsyncIterator[Seen]:
-    seen = Seen()
+async def watched(shop: Shop) -> AsyncIterator[list[list[bytes]]]:
+    """The commands that Redis runs, those of scripts too; they are there at the end."""
+    commands: list[list[bytes]] = []
     async with shop.redis.monitor() as monitor:
-        yield seen
+        yield commands
         await shop.redis.echo(END)
         while True:
             line = await monitor.connection.read_response(disable_decoding=True)
             command = [_unescaped(part) for part in _PART.findall(line)]
             if command == [b"ECHO", END]:
                 return
-            seen.commands.append(command[0].upper())
-            seen.keys.update(await _keys_of(shop, command))
+            commands.append(command)
 
 
 def _unescaped(part: bytes) -> bytes:
@@ -211,7 +207,7 @@ async def test_a_tenants_requests_name_its_own_keys(http: httpx.AsyncClient, wor
     acme.bucket = ACME
     default = await others_than_acmes(world)
     login = {"x-tenant-id": "acme", "x-session-id": "guest", **dict(bearer(BOB.token))}
-    async with watched(world.shop) as seen:
+    async with watched(world.shop) as commands:
         for route in routes_of(TENANT):
             for caller in callers_of(route):
                 cart = await acme.add_lines(LineRequest(LAMP, 1), owner=caller.owner)
@@ -221,10 +217,11 @@ async def test_a_tenants_requests_name_its_own_keys(http: httpx.AsyncClient, wor
         await acme.add_lines(LineRequest(LAMP, 1), owner=Owner("session", "guest"))
         answer = await http.get("/cart", headers=login)
         assert "merge" in answer.json()
-    assert [key for key in seen.keys if not is_of(ACME, key)] == []
-    assert ACME.cart(BOB.owner).encode() in seen.keys
+    named = {key for command in commands for key in await _keys_of(world.shop, command)}
+    assert [key for key in named if not is_of(ACME, key)] == []
+    assert ACME.cart(BOB.owner).encode() in named
     # Not only what scripts are called with, but what they do.
-    assert {b"EVALSHA", b"HSET", b"ZADD", b"RENAME"} <= set(seen.commands)
+    assert {b"EVALSHA", b"HSET", b"ZADD", b"RENAME"} <= {one[0].upper() for one in commands}
     assert await others_than_acmes(world) == default
 
 
@@ -241,32 +238,57 @@ NASTY = [
     "a}b",
     "{acme:0}",
     "}:{acme:0}:customer:ann",
+    "\uff5bacme\uff1a0\uff5d",
+    "%7Bacme:0%7D",
+    "a:b",
     "a b",
     "507f1f77bcf86cd799439011 cart:{default:0}:session:guest",
     "*",
+    "%d+",
     "#256#1",
     "a/b",
     "..",
+    "../../carts/256",
+    "a?session_id=guest",
     '","fixed":1,"name":"',
+    "'; DROP TABLE carts; --",
+    "\\",
     "a\r\nSET x 1",
+    "a%0d%0aSET%20x%201",
     "a\x00b",
+    "%00",
+    "\x7f",
+    "a\tb",
     "\u540d\u524d",
     "\U0001f6d2",
+    "\u0430cme",
+    "a\u200bb",
     "a\u202eb",
+    "\ufeff256",
     "\ud800",
     "0256",
+    "+256",
     "-1",
+    "2.56e2",
+    "256_000",
     "\u0662\u0665\u0666",
+    "\uff12\uff15\uff16",
+    "NaN",
+    "true",
+    "__proto__",
     str(2**53),
+    str(2**63),
+    "9" * 400,
     "a" * 129,
     "a" * 5_000,
+    "\U0001f6d2" * 1_000,
 ]
 
 
 class Injection(NamedTuple):
-    """A place of a request of `route` in which a text stands that wants to be more than an id."""
+    """A request with a text in one place that wants to be more than an id."""
 
-    route: Route
+    place: str
     request: dict[str, Any]
 
 
@@ -278,79 +300,62 @@ def in_header(value: str) -> str | None:
 
 def in_path(value: str) -> str | None:
     """The text as a part of a path, if it does not change what the parts are."""
-    if value in ("", "..") or "/" in value:
+    if value in ("", ".."):
         return None
     return quote(value, safe="", errors="surrogatepass")
 
 
-def injections(value: str, world: World) -> Iterator[Injection]:
-    for route in ROUTES:
-        for caller in [ADMIN] if route.contract.name == RECORDS else callers_of(route):
-            owner = BOB if caller is ADMIN else caller
-            request = caller.ask(route, world.own(owner))
-            yield from _in_headers(route, request, value)
-            yield from _in_query(route, request, value)
-            yield from _in_body(route, request, value)
-            yield from _in_path(route, request, value, world.own(owner))
-        if route.contract.bearer:
-            yield from _in_token(route, value, world.own(BOB))
+def injections(route: Route, caller: Caller, aim: Aim, value: str) -> Iterator[Injection]:
+    """The text in each place of a request for the route, as the contract's own types name them."""
+    request = caller.ask(route, aim)
+    for one in openapi._parameters_of(route.contract, route.operation):
+        yield from _in_parameter(route, request, one, aim, value)
+    for body in bodies(route.operation.body, request["json"], value):
+        yield Injection("body", {**request, "json": body})
+    if route.contract.bearer and not _is_surrogate(value):
+        for claim in ("sub", "type", "tenant"):
+            token = BY_SECRET(claims_of("customer", **{claim: value}))
+            yield Injection(claim, BOB.ask(route, aim, bearer(token)))
 
 
-def _in_headers(route: Route, request: dict[str, Any], value: str) -> Iterator[Injection]:
-    sent = in_header(value)
-    for name, _ in request["headers"]:
-        if sent is not None and name in ("x-tenant-id", "x-session-id", "DeviceID"):
-            headers = [one for one in request["headers"] if one[0] != name]
-            raw = [(key.encode(), text.encode()) for key, text in [*headers, (name, sent)]]
-            yield Injection(route, {**request, "headers": raw})
+def _in_parameter(
+    route: Route, request: dict[str, Any], one: Parameter, aim: Aim, value: str
+) -> Iterator[Injection]:
+    match one.place:
+        case "header" if in_header(value) is not None:
+            others = [header for header in request["headers"] if header[0] != one.name]
+            raw = [(name.encode(), text.encode()) for name, text in [*others, (one.name, value)]]
+            yield Injection(one.name, {**request, "headers": raw})
+        case "query" if not _is_surrogate(value):
+            others = [parameter for parameter in request["params"] if parameter[0] != one.name]
+            yield Injection(one.name, {**request, "params": [*others, (one.name, value)]})
+        case "path":
+            part = in_path(value)
+            if part is not None:
+                url = path_of(route, aim, **{one.name: part})
+                yield Injection(one.name, {**request, "url": url})
 
 
-def _in_query(route: Route, request: dict[str, Any], value: str) -> Iterator[Injection]:
-    for name, _ in request["params"]:
-        if "\ud800" not in value:
-            yield Injection(route, {**request, "params": [(name, value)]})
+def _is_surrogate(value: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
-def _in_body(route: Route, request: dict[str, Any], value: str) -> Iterator[Injection]:
-    body = request["json"] or {}
-    extra = {
-        "session POST /api/cart": ["session_id"],
-        "tenant POST /cart/items": ["productVariantId"],
-        "customer POST /api/customer/cart/add": ["variation"],
-        "records POST /api/carts": ["userId", "sessionId"],
-        "records PUT /api/carts/{cart_id}": ["userId", "sessionId"],
-        "records POST /api/cart-items": ["productName", "productImageUrl"],
-        "records PUT /api/cart-items/{item_id}": ["productName", "productImageUrl"],
-    }
-    for name in [*body, *extra.get(route.name, [])]:
-        changed = {key: one for key, one in body.items() if key not in ("userId", "sessionId")}
-        yield Injection(route, {**request, "json": {**changed, name: value}})
-    if "variations" in body:
-        variations = [{"id": value, "quantity": 1}]
-        yield Injection(route, {**request, "json": {**body, "variations": variations}})
+def bodies(kind: Any, body: Any, value: str) -> Iterator[Any]:
+    """The body with the text for each of its fields, of those within it too, and for itself.
 
-
-def _in_path(route: Route, request: dict[str, Any], value: str, aim: Aim) -> Iterator[Injection]:
-    part = in_path(value)
-    for name in re.findall(r"{(\w+)}", route.operation.path):
-        if part is not None:
-            places = {
-                "cart_id": aim.cart,
-                "item_id": aim.item,
-                "product_id": LAMP,
-                "user_id": aim.owner,
-                "session_id": aim.owner,
-                "status": "ACTIVE",
-            }
-            url = route.operation.path.format(**{**places, name: part})
-            yield Injection(route, {**request, "url": url})
-
-
-def _in_token(route: Route, value: str, aim: Aim) -> Iterator[Injection]:
-    if "\ud800" in value:
-        return
-    headers = bearer(BY_SECRET(claims_of("customer", sub=value)))
-    yield Injection(route, BOB.ask(route, aim, headers))
+    A field also stands alone with those that are needed: some exclude each other.
+    """
+    yield value
+    if get_origin(kind) is list:
+        for inner in bodies(get_args(kind)[0], body[0], value):
+            yield [inner, *body[1:]]
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = msgspec.structs.fields(kind)
+        needed = {one.encode_name: body[one.encode_name] for one in fields if one.required}
+        for one in fields:
+            for inner in bodies(one.type, body.get(one.encode_name), value):
+                yield {**body, one.encode_name: inner}
+                yield {**needed, one.encode_name: inner}
 
 
 def in_its_words(route: Route, answer: httpx.Response) -> bool:
@@ -361,25 +366,106 @@ def in_its_words(route: Route, answer: httpx.Response) -> bool:
     return bool(body) and answer.json().keys() <= names
 
 
+def callers_for(route: Route) -> list[tuple[Caller, Caller]]:
+    """Who asks, and whose carts are asked for."""
+    if route.contract.name == RECORDS:
+        return [(ADMIN, BOB)]
+    return [(caller, caller) for caller in callers_of(route)]
+
+
 @pytest.mark.parametrize("value", NASTY, ids=lambda value: ascii(value)[1:30])
 async def test_an_id_is_an_id(http: httpx.AsyncClient, world: World, value: str) -> None:
-    """It is refused, or ends as a part of a key of the tenant that was asked for."""
-    acme = {key: one for key, one in (await world.shop.everything()).items() if is_of(ACME, key)}
+    """It is refused and changes nothing, or ends as a part of keys and rows of its own owner."""
+    async with watched(world.shop) as commands:
+        await inject(http, world, value)
+    families = tuple(kind.pattern.partition("{")[0].encode() for kind in keys.TABLE)
+    buckets = [DEFAULT, ACME]
+    if re.fullmatch(TENANT_PATTERN, value):
+        buckets.append(Bucket(value))
+    for command in commands:
+        for part in command:
+            if part.startswith(families):
+                assert any(is_of(bucket, part) for bucket in buckets), part
+
+
+async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
+    named = {Owner(kind, value) for kind in ("session", "device", "customer")}
     count = 0
-    for route, request in injections(value, world):
-        # With escapes: a surrogate has no other way through.
-        body = None if request["json"] is None else json.dumps(request["json"])
-        answer = await http.request(**{**request, "json": None, "content": body})
-        count += 1
-        if answer.status_code != route.operation.status:
-            assert 400 <= answer.status_code < 500, (route.name, request)
-            assert in_its_words(route, answer)
-    assert count > 10
-    everything = await world.shop.everything()
-    assert [key for key in everything if not (is_of(DEFAULT, key) or is_of(ACME, key))] == []
-    assert {key: one for key, one in everything.items() if is_of(ACME, key)} == acme
-    tenants = await world.ledger.pool.fetch("SELECT DISTINCT tenant FROM carts")
-    assert [row["tenant"] for row in tenants] == ["default"]
+    for route in ROUTES:
+        for caller, whose in callers_for(route):
+            # Idempotency keys are the caller's, who may be an admin.
+            own = {whose.owner, Owner("user", caller.owner.id), *named}
+            # Or a list would write what others have changed.
+            await flush.carts(Backlog(world.shop.runner), world.ledger, DEFAULT, 100)
+            before = await stored(world)
+            done = False
+            for place, request in injections(route, caller, world.own(whose), value):
+                # With escapes: a surrogate has no other way through.
+                body = None if request["json"] is None else json.dumps(request["json"])
+                answer = await http.request(**{**request, "json": None, "content": body})
+                count += 1
+                if answer.status_code == route.operation.status:
+                    done = True
+                else:
+                    assert 400 <= answer.status_code < 500, (route.name, place, answer.text)
+                    # With a slash, the path is another one.
+                    assert "/" in value or in_its_words(route, answer), (route.name, place)
+            after = await stored(world)
+            changed = {
+                owner
+                for place, owner in before.keys() | after.keys()
+                if before.get((place, owner)) != after.get((place, owner))
+            }
+            assert changed <= ({None, *own} if done else set()), route.name
+    assert count > 100
+
+
+Place = tuple[str, Owner | None]
+
+
+async def stored(world: World) -> dict[Place, Any]:
+    """What is stored in Redis and in PostgreSQL, by place and owner.
+
+    None owns what is the whole of the default tenant's.
+    """
+    redis = world.shop.redis
+    keys = await redis.keys("*")
+    pipeline = redis.pipeline(transaction=False)
+    for key in keys:
+        pipeline.dump(key)
+    found = {
+        (key.decode(), owner_of(key)): dump
+        for key, dump in zip(keys, await pipeline.execute(), strict=True)
+    }
+    for row in await world.ledger.pool.fetch(ROWS):
+        tenant, number, kind, owner, *values = row
+        assert tenant == DEFAULT.tenant
+        found[f"cart {number}", Owner(kind, owner)] = values
+    return found
+
+
+ROWS = """
+SELECT tenant, id, owner_kind, owner_id, carts::text,
+       (SELECT array_agg(one::text ORDER BY id) FROM cart_items AS one WHERE cart_id = carts.id),
+       (SELECT array_agg(one::text ORDER BY id) FROM price_history AS one WHERE cart_id = carts.id)
+FROM carts
+"""
+
+NOBODY = Owner("nobody", "")
+
+
+def owner_of(key: bytes) -> Owner | None:
+    """Whose the key is: a cart's or an idempotency key's owner, None of the tenant's others."""
+    if not is_of(DEFAULT, key):
+        assert is_of(ACME, key), key
+        return NOBODY
+    family, _, rest = key.decode().partition(f":{DEFAULT.tag}:")
+    if family in ("cart", "closed"):
+        return DEFAULT.owner(key.decode())
+    if not family.startswith("idem"):
+        return None
+    owner = rest.rpartition(":")[0] if family == "idem" else rest
+    return Owner(*owner.split(":", 1))
 
 
 async def test_a_customer_may_be_called_anything(

@@ -10,9 +10,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, RedisError
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cartsvc import adds, app, process, settings
+from cartsvc.bounds import Bounded
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.scripts import Argument, Runner, answer
 
@@ -56,7 +56,7 @@ def _rest() -> None:
 
 
 def _one_write() -> None:
-    _put(process, "Protocol", HttpToolsProtocol)
+    _put(process, "Protocol", Bounded)
 
 
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {

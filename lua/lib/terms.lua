@@ -204,7 +204,7 @@ end
 -- Plan that the line will have `units`, or the reply why it can't.
 local function decide(cart, line, units)
   if line.facts and not line.number then
-    error('line ' .. line.sku .. ' of ' .. cart.key .. ' is not readable')
+    error('line ' .. line.sku .. ' of cart ' .. tostring(cart.id) .. ' is not readable')
   end
   line.record = record_of(line.sku)
   if not line.record then
