@@ -696,7 +696,9 @@ GUARDS: list[tuple[str, str, Callable[[ModuleType], Awaitable[None]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "case"), GUARDS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("old", "new", "case"), GUARDS, ids=lambda value: getattr(value, "__name__", value)[:30]
+)
 async def test_guards(
     monkeypatch: pytest.MonkeyPatch,
     old: str,

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from cartsvc import dev, embedded, scripts, upkeep
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
+from cartsvc.clock import wall_ms
 from cartsvc.embedded import free_port
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
@@ -25,7 +26,6 @@ from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
-from cartsvc.store import now_ms
 from cartsvc.worker import Pass
 from tests.shop import ANN, LAMP, MUG, SECRET, Shop
 from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, bearer
@@ -308,7 +308,7 @@ async def test_an_operator_when_redis_came_back_empty(
     open_shop: Shop, ledger: Ledger, told: Callable[..., Awaitable[str]]
 ) -> None:
     shop, worker = open_shop, worker_of(open_shop, ledger)
-    shop.clock.ms = now_ms()
+    shop.clock.ms = wall_ms()
     product = {**PRODUCT, "stock_policy": "hold", "max_per_buyer": 9, "variants": []}
     await told("catalog", "import", "-", stdin=json.dumps(product))
     await shop.add_lines(LineRequest("tee", 1), owner=BOB.owner)
