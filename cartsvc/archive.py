@@ -176,10 +176,12 @@ class Archive:
         """See that an active cart is in Redis, where it can be changed; the cart as it is there.
 
         Raises:
+            Overloaded: it can't be changed now.
             NoCart: it is deleted.
             CartClosed: it takes no changes any more.
             CartExists: its owner has begun another one.
         """
+        self.store.pressure.check(bucket)
         try:
             cart = await self.store.find(bucket, cart.id)
         except NoCart:
@@ -255,6 +257,7 @@ class Archive:
         elif cart.status == "CONVERTED":
             raise CartClosed(cart.id, cart.status)
         else:
+            self.store.pressure.check(bucket)
             await self._record(bucket, cart.id)
             if once is not None:
                 await self.store.keep_outcome(bucket, once)

@@ -38,6 +38,7 @@ CartError
 │   ├── Cold               cart, cart_id: only PostgreSQL has it; it is brought back first
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
+│   ├── Overloaded         reason: carts take no changes until less waits; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
@@ -309,6 +310,13 @@ class Busy(Unavailable):
 
     facts = (("in_flight", int),)
     in_flight: int
+
+
+class Overloaded(Unavailable):
+    """A high-water mark is passed, of what `reason` names: carts can be read, and not changed."""
+
+    facts = (("reason", str),)
+    reason: str
 
 
 class LedgerAway(Unavailable):

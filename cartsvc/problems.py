@@ -21,6 +21,7 @@ from cartsvc.errors import (
     NoLine,
     OrderLimit,
     OutOfStock,
+    Overloaded,
     PriceDiffers,
     Refused,
     SaleEnded,
@@ -34,6 +35,9 @@ from cartsvc.errors import (
 
 CHALLENGE = (b"www-authenticate", b"Bearer")
 """What a 401 has to carry (RFC 9110, 11.6.1)."""
+
+_OVERLOADED_MS = 10_000
+"""When a change is worth trying again: a backlog needs longer than a moment."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -56,6 +60,9 @@ def problem(error: Exception) -> Problem:
     match error:
         case Refused():
             return Problem(400, "refused", str(error))
+        case Overloaded():
+            message = "Carts can be read and not changed now, please try again"
+            return Problem(503, "overloaded", message, headers=(http.retry_after(_OVERLOADED_MS),))
         case Unavailable():
             message = "Cart service is not available now, please try again"
             return Problem(503, "unavailable", message, headers=(http.RETRY_AFTER,))

@@ -88,6 +88,23 @@ class Settings:
     redis_in_flight: int = _setting(
         4_096, "scripts of an API process that may wait for Redis at once; past it 503", at_least=1
     )
+    max_dirty_age_s: int = _setting(
+        14_400,
+        "carts take no changes (503) while one waits for PostgreSQL for longer, in seconds; "
+        "0: whatever waits",
+        at_least=0,
+    )
+    max_price_events: int = _setting(
+        1_000_000,
+        "nor while more price changes than these wait for it; 0: however many",
+        at_least=0,
+    )
+    max_memory_percent: int = _setting(
+        90,
+        "nor while Redis uses more of its `maxmemory`, if it has one; 0: however much",
+        at_least=0,
+        at_most=100,
+    )
     database_timeout_s: float = _setting(
         5.0, "longest wait for PostgreSQL in a request, which few need; then 503", at_least=0.01
     )

@@ -29,6 +29,7 @@ from cartsvc.model import (
     line_name,
     sku,
 )
+from cartsvc.pressure import NO_MARKS, Marks, Pressure
 from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner, answer, sent
@@ -64,6 +65,9 @@ class Store:
 
     A request with an idempotency key (`once`) has one outcome, which is kept for `outcome_ttl_s`;
     an owner may have `max_outcomes` of them.
+
+    While `pressure` finds one of the `marks` passed, requests that change a cart are `Overloaded`.
+    Only a process that polls finds that.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Store:
         sold_out_memory_ms: int = 0,
         outcome_ttl_s: int = 86_400,
         max_outcomes: int = 1_000,
+        marks: Marks = NO_MARKS,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.runner = runner
@@ -88,6 +93,7 @@ class Store:
         self.bring_back: BringBack = _nowhere
         self.recent = RecentCarts()
         self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
+        self.pressure = Pressure(runner, marks, clock_ms)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
@@ -99,6 +105,7 @@ class Store:
         once: Once | None = None,
     ) -> Cart:
         """Put `lines` into the owner's cart, all or none."""
+        self.pressure.check(bucket)
         quantities: dict[str, int] = {}
         for line in lines:
             name = sku(line.product_id, line.variant_id)
@@ -419,6 +426,7 @@ class Store:
         once: Once | None,
     ) -> Any:
         """What a script gives that decides a request; its first key is the cart's."""
+        self.pressure.check(bucket)
         outcome = () if once is None else bucket.once(once)
 
         def attempt() -> Awaitable[Any]:

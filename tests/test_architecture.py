@@ -24,6 +24,7 @@ RINGS = [
         "sold_out",
         "store",
         "releases",
+        "pressure",
         "shelf",
         "flush_rows",
         "ledger",

@@ -16,6 +16,7 @@ from cartsvc.errors import (
     NotWarm,
     OrderLimit,
     OutOfStock,
+    Overloaded,
     SaleEnded,
     SaleNotStarted,
 )
@@ -52,6 +53,7 @@ def test_readme_lists_every_error_code() -> None:
         InactiveProduct("lamp"),
         BodyTooLarge(1),
         NotWarm(),
+        Overloaded("memory"),
     )
     for error in errors:
         answer = session.refuse(error, {})

@@ -77,6 +77,7 @@ ERRORS: list[Exception] = [
     errors.RowsRefused("NotNullViolationError"),
     errors.OutcomeUnknown("timeout"),
     errors.Busy(4_096),
+    errors.Overloaded("memory"),
     errors.KeyReused(),
     errors.KeysSpent(1_000, 60_000),
     errors.Invalid("", "is not valid JSON"),
