@@ -103,6 +103,7 @@ def store_of(settings: Settings, runner: Runner) -> Store:
             price_events=settings.max_price_events,
             memory_percent=settings.max_memory_percent,
         ),
+        guest_carts_per_s=settings.guest_carts_per_s,
     )
 
 

@@ -21,6 +21,7 @@ from cartsvc.errors import (
     OutcomeUnknown,
     Rebuilt,
 )
+from cartsvc.guests import Client
 from cartsvc.keys import Bucket
 from cartsvc.ledger import AWAY, Ledger
 from cartsvc.model import (
@@ -161,15 +162,18 @@ class Archive:
         return cart
 
     @_answered
-    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
+    async def make(
+        self, bucket: Bucket, owner: Owner, once: Once | None = None, client: Client = None
+    ) -> Cart:
         """An empty cart for an owner who has none.
 
         Raises:
             CartExists: the owner has an active cart.
+            TooManyGuests: the client begins too many carts.
         """
         with contextlib.suppress(NoCart):
             raise CartExists((await self.active(bucket, owner)).id)
-        return await self.store.make(bucket, owner, once)
+        return await self.store.make(bucket, owner, once, client)
 
     @_answered
     async def open(self, bucket: Bucket, cart: Cart) -> Cart:

@@ -23,6 +23,7 @@ CartError
 │   ├── CartExists         cart_id: the owner has an active cart
 │   ├── KeyReused          the idempotency key is another request's
 │   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
+│   ├── TooManyGuests      most: as many have begun a cart from the address in this second
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
 │   ├── NotEmpty           key: Redis has it, so it did not come back empty
@@ -231,6 +232,13 @@ class KeysSpent(Refused):
     wait_ms: int
 
 
+class TooManyGuests(Refused):
+    """In a second, `most` guests may begin a cart from one address, and have."""
+
+    facts = (("most", int),)
+    most: int
+
+
 class UnknownTenant(Refused):
     facts = (("tenant", str),)
     tenant: str
@@ -389,5 +397,6 @@ REPLIES: dict[str, type[CartError]] = {
     "HOLDS_DUE": HoldsDue,
     "KEY_REUSED": KeyReused,
     "KEYS_SPENT": KeysSpent,
+    "TOO_MANY_GUESTS": TooManyGuests,
     "AGAIN": Again,
 }

@@ -26,6 +26,7 @@ from cartsvc.errors import (
     Refused,
     SaleEnded,
     SaleNotStarted,
+    TooManyGuests,
     Unauthorized,
     Unavailable,
     UnknownProduct,
@@ -89,6 +90,9 @@ def _request(error: Exception) -> Problem | None:
             message = f"At most {most} {http.IDEMPOTENCY_KEY}s are kept for one shopper"
             headers = (http.retry_after(wait),)
             return Problem(429, "too_many_idempotency_keys", message, headers=headers)
+        case TooManyGuests(most=most):
+            message = f"At most {most} new carts a second from one address"
+            return Problem(429, "too_many_new_carts", message, headers=(http.RETRY_AFTER,))
         case Unauthorized():
             message = "Invalid authentication token"
             return Problem(401, "unauthorized", message, headers=(CHALLENGE,))

@@ -86,7 +86,8 @@ def serve(settings: Settings, workers: int = 1) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=_DRAIN_S,
     )
     with listen(settings) as listening:

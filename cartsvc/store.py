@@ -15,6 +15,7 @@ import msgspec
 from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
 from cartsvc.errors import Again, CartChanged, Cold, HoldsDue, NoCart, OutcomeUnknown, SoldOut
+from cartsvc.guests import Client, Guests
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
@@ -81,6 +82,7 @@ class Store:
         outcome_ttl_s: int = 86_400,
         max_outcomes: int = 1_000,
         marks: Marks = NO_MARKS,
+        guest_carts_per_s: int = 0,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.runner = runner
@@ -94,6 +96,7 @@ class Store:
         self.recent = RecentCarts()
         self.sold_out = SoldOutSkus(sold_out_memory_ms, clock_ms)
         self.pressure = Pressure(runner, marks, clock_ms)
+        self.guests = Guests(runner, guest_carts_per_s)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
@@ -103,8 +106,13 @@ class Store:
         owner: Owner,
         lines: Sequence[LineRequest],
         once: Once | None = None,
+        client: Client = None,
     ) -> Cart:
-        """Put `lines` into the owner's cart, all or none."""
+        """Put `lines` into the owner's cart, all or none.
+
+        Raises:
+            TooManyGuests: the client begins too many carts.
+        """
         self.pressure.check(bucket)
         quantities: dict[str, int] = {}
         for line in lines:
@@ -114,6 +122,8 @@ class Store:
         key = bucket.cart(owner)
         units = [part for line in quantities.items() for part in line]
         if once is not None:
+            if self.guests.carts_per_s:
+                await self.guests.admit(bucket, owner, client, once)
             keys = (key, *bucket.once(once))
             arguments = [known(None), self._terms(once), len(quantities), *units]
             flat = await self._answered(
@@ -124,6 +134,8 @@ class Store:
         told = [known(seen), "", len(quantities), *units]
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
+        if self.guests.carts_per_s:
+            await self.guests.admit(bucket, owner, client, once)
         try:
             flat = await self._decided(bucket, lambda: self.adds.add(bucket, (key,), told))
         except SoldOut as error:
@@ -172,12 +184,18 @@ class Store:
         """Take every line out of the cart that is not saved for later."""
         return await self._change("cart_remove", bucket, owner, ["", 1, 0], once)
 
-    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
+    async def make(
+        self, bucket: Bucket, owner: Owner, once: Once | None = None, client: Client = None
+    ) -> Cart:
         """An empty cart.
 
         Raises:
             CartExists: the owner has one.
+            TooManyGuests: the client begins too many carts.
         """
+        self.pressure.check(bucket)
+        if self.guests.carts_per_s:
+            await self.guests.admit(bucket, owner, client, once)
         return await self._change("cart_make", bucket, owner, [], once)
 
     async def add_as(

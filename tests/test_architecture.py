@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cartsvc
 from cartsvc import keys
+from cartsvc.guests import Guests
 from cartsvc.model import LineRequest, Once, Owner
 from tests.shop import ANN, LAMP, Shop
 
@@ -25,6 +26,7 @@ RINGS = [
         "store",
         "releases",
         "pressure",
+        "guests",
         "shelf",
         "flush_rows",
         "ledger",
@@ -126,6 +128,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.redis.set(shop.bucket.warming, 1)
+    await Guests(shop.runner, 1).admit(shop.bucket, Owner("device", "new"), ("::1", 1), None)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
     cold = await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "cold"))
@@ -147,7 +150,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     for key in await shop.redis.keys("*"):
         [row] = [row for pattern, row in patterns.items() if re.fullmatch(pattern, key.decode())]
         assert (await shop.redis.type(key)).decode() == row.type
-        assert (await shop.redis.ttl(key) > 0) == row.pattern.startswith("idem")
+        assert (await shop.redis.ttl(key) > 0) == row.pattern.startswith(("idem", "guests"))
         seen.add(row)
     assert seen == set(keys.TABLE)
 

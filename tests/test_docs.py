@@ -19,6 +19,7 @@ from cartsvc.errors import (
     Overloaded,
     SaleEnded,
     SaleNotStarted,
+    TooManyGuests,
 )
 from cartsvc.http import BodyTooLarge
 from cartsvc.settings import Settings, variable
@@ -52,6 +53,7 @@ def test_readme_lists_every_error_code() -> None:
         NoLine("lamp"),
         InactiveProduct("lamp"),
         BodyTooLarge(1),
+        TooManyGuests(5),
         NotWarm(),
         Overloaded("memory"),
     )

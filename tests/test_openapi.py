@@ -80,6 +80,7 @@ ERRORS: list[Exception] = [
     errors.Overloaded("memory"),
     errors.KeyReused(),
     errors.KeysSpent(1_000, 60_000),
+    errors.TooManyGuests(5),
     errors.Invalid("", "is not valid JSON"),
     errors.Invalid("quantity", "is missing or has the wrong type"),
     http_module.BodyTooLarge(65_536),

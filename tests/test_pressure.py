@@ -8,14 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import httpx
 import pytest
 
-from cartsvc import contract, contracts, dev, embedded, flush, scripts
-from cartsvc.app import Service
-from cartsvc.archive import Archive
+from cartsvc import dev, embedded, flush, scripts
 from cartsvc.backlog import Backlog
-from cartsvc.core import Core
 from cartsvc.embedded import free_port
 from cartsvc.errors import Overloaded
-from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest
@@ -25,6 +21,7 @@ from cartsvc.settings import Settings
 from cartsvc.store import Store
 from cartsvc.worker import Worker
 from tests.carts import BOB
+from tests.front import front_of
 from tests.shop import ANN, LAMP, SECRET, Shop
 from tests.test_authorization import ANN as CUSTOMER
 from tests.test_authorization import DORA, ROUTES, World, aim_at, callers_of, token_of
@@ -113,13 +110,7 @@ async def world(shop: Shop, api_ledger: Ledger) -> World:
 
 @pytest.fixture
 async def front(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of all contracts over the shop's own store."""
-    shop = world.shop
-    archive = Archive(shop.store, Backlog(shop.runner), world.ledger, timeout_s=5)
-    core = Core(shop.store, archive, Verifier(Settings(jwt_secret=SECRET)), shop.bucket)
-    app = Service(routes=contract.routes(contracts.all_of(core), 65_536))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+    async with front_of(world.shop, world.ledger) as client:
         yield client
 
 

@@ -241,7 +241,9 @@ class _Tenant:
             body,
             shopper,
             201,
-            lambda bucket, owner, once: self.store.add(bucket, owner, [line], once),
+            lambda bucket, owner, once: self.store.add(
+                bucket, owner, [line], once, scope.get("client")
+            ),
         )
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
