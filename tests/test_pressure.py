@@ -116,7 +116,7 @@ async def front(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("mark", MARKS)
 async def test_past_a_mark_nothing_changes_a_cart(
-    front: httpx.AsyncClient, world: World, mark: str
+    front: httpx.AsyncClient, world: World, mark: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with pressed(world.shop, mark):
         before = await world.state()
@@ -127,6 +127,8 @@ async def test_past_a_mark_nothing_changes_a_cart(
                 assert answer.status_code == 503, route.name
                 assert answer.headers["retry-after"] == "10"
                 assert "Carts can be read and not changed now" in answer.text
+        # The log told it when the mark was passed.
+        assert [one.name for one in caplog.records] == ["cartsvc.pressure"]
         assert await world.state() == before
         for route in READING:
             # Its guest's cart is none that a customer, who comes first, may see.
@@ -272,8 +274,9 @@ async def test_no_more_is_looked_at_than_a_poll_can_be(shop: Shop) -> None:
 
 
 async def test_while_redis_can_not_be_asked_nothing_changes(
-    shop: Shop, caplog: pytest.LogCaptureFixture
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cartsvc.pressure.POLL_S", 0.01)
     pressure = pressure_of(shop)
     acme = Bucket("acme")
     pressure.check(acme)
@@ -283,7 +286,17 @@ async def test_while_redis_can_not_be_asked_nothing_changes(
         with pytest.raises(scripts.FAILURES):
             await pressure.poll()
         loop = asyncio.create_task(pressure.run_forever())
-        await wait_until(lambda: "is not looked at" in caplog.text)
+        polls = 0
+        poll = pressure.poll
+
+        async def counted() -> None:
+            nonlocal polls
+            polls += 1
+            await poll()
+
+        monkeypatch.setattr(pressure, "poll", counted)
+        await wait_until(lambda: polls > 3)
+        assert caplog.text.count("is not looked at") == 1
         with pytest.raises(Overloaded):
             pressure.check(shop.bucket)
         pressure.check(acme)
