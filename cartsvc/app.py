@@ -1,5 +1,6 @@
 """The ASGI application: the one place where settings become a store and routes."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from cartsvc.http import Endpoint
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.pressure import Marks
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
@@ -49,7 +51,7 @@ class Service(Starlette):
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The service. Connects to nothing before the first request.
+    """The service. Connects to nothing before its lifespan begins.
 
     Raises:
         SettingError: there is nothing by which tokens could be verified.
@@ -70,7 +72,11 @@ def create_app(settings: Settings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await ledger.open()
+        polling = asyncio.create_task(store.pressure.run_forever())
         yield
+        polling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await polling
         await runner.aclose()
         await ledger.close()
 
@@ -102,6 +108,12 @@ def store_of(settings: Settings, runner: Runner) -> Store:
         sold_out_memory_ms=settings.sold_out_memory_ms,
         outcome_ttl_s=settings.idempotency_ttl_s,
         max_outcomes=settings.idempotency_keys,
+        marks=Marks(
+            dirty_age_s=settings.max_dirty_age_s,
+            price_events=settings.max_price_events,
+            memory_percent=settings.max_memory_percent,
+        ),
+        guest_carts_per_s=settings.guest_carts_per_s,
     )
 
 

@@ -21,6 +21,7 @@ from cartsvc.errors import (
     OutcomeUnknown,
     Rebuilt,
 )
+from cartsvc.guests import Client
 from cartsvc.keys import Bucket
 from cartsvc.ledger import AWAY, Ledger
 from cartsvc.model import (
@@ -161,25 +162,30 @@ class Archive:
         return cart
 
     @_answered
-    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
+    async def make(
+        self, bucket: Bucket, owner: Owner, once: Once | None = None, client: Client = None
+    ) -> Cart:
         """An empty cart for an owner who has none.
 
         Raises:
             CartExists: the owner has an active cart.
+            TooManyGuests: the client begins too many carts.
         """
         with contextlib.suppress(NoCart):
             raise CartExists((await self.active(bucket, owner)).id)
-        return await self.store.make(bucket, owner, once)
+        return await self.store.make(bucket, owner, once, client)
 
     @_answered
     async def open(self, bucket: Bucket, cart: Cart) -> Cart:
         """See that an active cart is in Redis, where it can be changed; the cart as it is there.
 
         Raises:
+            Overloaded: it can't be changed now.
             NoCart: it is deleted.
             CartClosed: it takes no changes any more.
             CartExists: its owner has begun another one.
         """
+        self.store.pressure.check(bucket)
         try:
             cart = await self.store.find(bucket, cart.id)
         except NoCart:
@@ -255,6 +261,7 @@ class Archive:
         elif cart.status == "CONVERTED":
             raise CartClosed(cart.id, cart.status)
         else:
+            self.store.pressure.check(bucket)
             await self._record(bucket, cart.id)
             if once is not None:
                 await self.store.keep_outcome(bucket, once)

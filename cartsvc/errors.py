@@ -23,6 +23,7 @@ CartError
 │   ├── CartExists         cart_id: the owner has an active cart
 │   ├── KeyReused          the idempotency key is another request's
 │   ├── KeysSpent          max_keys, wait_ms: the owner has used as many as are kept
+│   ├── TooManyGuests      most: as many have begun a cart from the address in this second
 │   ├── PriceDiffers       sku, price_minor: the line was named with what the catalogue does not say
 │   ├── UnknownTenant      tenant
 │   ├── NotEmpty           key: Redis has it, so it did not come back empty
@@ -38,6 +39,7 @@ CartError
 │   ├── Cold               cart, cart_id: only PostgreSQL has it; it is brought back first
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
+│   ├── Overloaded         reason: carts take no changes until less waits; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
@@ -232,6 +234,13 @@ class KeysSpent(Refused):
     wait_ms: int
 
 
+class TooManyGuests(Refused):
+    """In a second, `most` guests may begin a cart from one address, and have."""
+
+    facts = (("most", int),)
+    most: int
+
+
 class UnknownTenant(Refused):
     facts = (("tenant", str),)
     tenant: str
@@ -313,6 +322,13 @@ class Busy(Unavailable):
     in_flight: int
 
 
+class Overloaded(Unavailable):
+    """A high-water mark is passed, of what `reason` names: carts can be read, and not changed."""
+
+    facts = (("reason", str),)
+    reason: str
+
+
 class LedgerAway(Unavailable):
     """PostgreSQL did not answer; what was asked may or may not be done, and may be asked again."""
 
@@ -383,5 +399,6 @@ REPLIES: dict[str, type[CartError]] = {
     "HOLDS_DUE": HoldsDue,
     "KEY_REUSED": KeyReused,
     "KEYS_SPENT": KeysSpent,
+    "TOO_MANY_GUESTS": TooManyGuests,
     "AGAIN": Again,
 }

@@ -2,12 +2,13 @@
 
 import secrets
 from typing import NamedTuple
+from urllib.parse import quote
 
 from cartsvc.model import Once, Owner
 
 
 class KeyKind(NamedTuple):
-    """A row of the table that operators read (`cartsvc keys`). Only the last two have a TTL."""
+    """A row of the table that operators read (`cartsvc keys`). Only the last three have a TTL."""
 
     pattern: str
     type: str
@@ -139,6 +140,13 @@ TABLE = (
         f"{_CARTS}, outcome_keep",
         "how many idempotency keys the owner has used while the first of them was kept",
     ),
+    KeyKind(
+        "guests:{tenant:bucket}:<address>",
+        "set",
+        "guest_begin",
+        "<kind>:<owner> of guests who began a cart from an address (%-encoded) within a second; "
+        "only where that is limited",
+    ),
 )
 
 _SHOWN = 6
@@ -204,6 +212,10 @@ class Bucket:
         """Where a request's outcome is, and how many keys its owner has used."""
         owner = f"{self.tag}:{once.caller.kind}:{once.caller.id}"
         return f"idem:{owner}:{once.name}", f"idem_count:{owner}"
+
+    def guests(self, address: str) -> str:
+        """Which guests have begun a cart from an address; an IPv6 one has colons."""
+        return f"guests:{self.tag}:{quote(address, safe='')}"
 
     def owner(self, cart_key: str) -> Owner:
         """The owner whose cart `cart_key` is, or was."""

@@ -45,6 +45,10 @@ _PRODUCT_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _OBJECT_ID = re.compile(r"[0-9a-fA-F]{24}")
 
 
+GUESTS: Final = ("session", "device")
+"""Kinds of owners who prove nothing."""
+
+
 class Owner(msgspec.Struct, frozen=True, gc=False):
     """Whose cart it is. `kind` is "session", "device" or "customer"."""
 

@@ -21,10 +21,12 @@ from cartsvc.errors import (
     NoLine,
     OrderLimit,
     OutOfStock,
+    Overloaded,
     PriceDiffers,
     Refused,
     SaleEnded,
     SaleNotStarted,
+    TooManyGuests,
     Unauthorized,
     Unavailable,
     UnknownProduct,
@@ -34,6 +36,9 @@ from cartsvc.errors import (
 
 CHALLENGE = (b"www-authenticate", b"Bearer")
 """What a 401 has to carry (RFC 9110, 11.6.1)."""
+
+_OVERLOADED_MS = 10_000
+"""When a change is worth trying again: a backlog needs longer than a moment."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -56,6 +61,9 @@ def problem(error: Exception) -> Problem:
     match error:
         case Refused():
             return Problem(400, "refused", str(error))
+        case Overloaded():
+            message = "Carts can be read and not changed now, please try again"
+            return Problem(503, "overloaded", message, headers=(http.retry_after(_OVERLOADED_MS),))
         case Unavailable():
             message = "Cart service is not available now, please try again"
             return Problem(503, "unavailable", message, headers=(http.RETRY_AFTER,))
@@ -82,6 +90,9 @@ def _request(error: Exception) -> Problem | None:
             message = f"At most {most} {http.IDEMPOTENCY_KEY}s are kept for one shopper"
             headers = (http.retry_after(wait),)
             return Problem(429, "too_many_idempotency_keys", message, headers=headers)
+        case TooManyGuests(most=most):
+            message = f"At most {most} new carts a second from one address"
+            return Problem(429, "too_many_new_carts", message, headers=(http.RETRY_AFTER,))
         case Unauthorized():
             message = "Invalid authentication token"
             return Problem(401, "unauthorized", message, headers=(CHALLENGE,))

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -79,6 +80,16 @@ class Settings:
     idempotency_keys: int = _setting(
         1_000, "keys that one shopper may use in that time; past it 429", at_least=1
     )
+    guest_carts_per_s: int = _setting(
+        0,
+        "carts that guests may begin in a second from one address; past it 429; 0: however many",
+        at_least=0,
+    )
+    trusted_proxies: str = _setting(
+        "",
+        "addresses and networks, by commas, whose `X-Forwarded-For` says where a request is from; "
+        "nobody's if not set",
+    )
     max_body_bytes: int = _setting(65_536, "largest request body", at_least=1)
     max_head_bytes: int = _setting(
         16_384, "largest request line and headers together; past it 431", at_least=1_024
@@ -111,6 +122,23 @@ class Settings:
         "when a change is acknowledged: `memory`, once Redis has made it; `fsync`, once Redis's "
         "append-only file is synced too, within three seconds more; then 503",
     )
+    max_dirty_age_s: int = _setting(
+        14_400,
+        "carts take no changes (503) while one waits for PostgreSQL for longer, in seconds; "
+        "0: whatever waits",
+        at_least=0,
+    )
+    max_price_events: int = _setting(
+        1_000_000,
+        "nor while more price changes than these wait for it; 0: however many",
+        at_least=0,
+    )
+    max_memory_percent: int = _setting(
+        90,
+        "nor while Redis uses more of its `maxmemory`, if it has one; 0: however much",
+        at_least=0,
+        at_most=100,
+    )
     database_timeout_s: float = _setting(
         5.0, "longest wait for PostgreSQL in a request, which few need; then 503", at_least=0.01
     )
@@ -137,6 +165,16 @@ class Settings:
                 _ = urlsplit(getattr(self, name)).port
             except ValueError as error:
                 raise SettingError(f"{self._told(name)} has no usable host and port") from error
+
+        self._check_proxies()
+
+    def _check_proxies(self) -> None:
+        for proxy in self.trusted_proxies.split(",") if self.trusted_proxies else ():
+            try:
+                ip_network(proxy.strip())
+            except ValueError:
+                told = self._told("trusted_proxies")
+                raise SettingError(f"{told} is not addresses and networks, by commas") from None
 
     def jwt_keys(self) -> list[str]:
         """Those of JWT_KEYS that are set."""

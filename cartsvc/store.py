@@ -15,6 +15,7 @@ import msgspec
 from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
 from cartsvc.errors import Again, CartChanged, Cold, HoldsDue, NoCart, OutcomeUnknown, SoldOut
+from cartsvc.guests import Client, Guests
 from cartsvc.keys import Bucket
 from cartsvc.model import (
     LINE_BITS,
@@ -29,6 +30,7 @@ from cartsvc.model import (
     line_name,
     sku,
 )
+from cartsvc.pressure import NO_MARKS, Marks, Pressure
 from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
 from cartsvc.scripts import Argument, Runner, answer, sent
@@ -62,6 +64,9 @@ class Store:
     an owner may have `max_outcomes` of them.
 
     `clock_ms` tells the time to the scripts: the runner's, which is Redis's, where nothing is said.
+
+    While `pressure` finds one of the `marks` passed, requests that change a cart are `Overloaded`.
+    Only a process that polls finds that.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class Store:
         sold_out_memory_ms: int = 0,
         outcome_ttl_s: int = 86_400,
         max_outcomes: int = 1_000,
+        marks: Marks = NO_MARKS,
+        guest_carts_per_s: int = 0,
         clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self.runner = runner
@@ -86,6 +93,8 @@ class Store:
         self.bring_back: BringBack = _nowhere
         self.recent = RecentCarts()
         self.sold_out = SoldOutSkus(sold_out_memory_ms, self.clock_ms)
+        self.pressure = Pressure(runner, marks, self.clock_ms)
+        self.guests = Guests(runner, guest_carts_per_s)
         self.adds = Adds(runner, self._once)
         self.releases = Releases(self._due, self.release)
 
@@ -100,8 +109,14 @@ class Store:
         owner: Owner,
         lines: Sequence[LineRequest],
         once: Once | None = None,
+        client: Client = None,
     ) -> Cart:
-        """Put `lines` into the owner's cart, all or none."""
+        """Put `lines` into the owner's cart, all or none.
+
+        Raises:
+            TooManyGuests: the client begins too many carts.
+        """
+        self.pressure.check(bucket)
         quantities: dict[str, int] = {}
         for line in lines:
             name = sku(line.product_id, line.variant_id)
@@ -110,6 +125,8 @@ class Store:
         key = bucket.cart(owner)
         units = [part for line in quantities.items() for part in line]
         if once is not None:
+            if self.guests.carts_per_s:
+                await self.guests.admit(bucket, owner, client, once)
             keys = (key, *bucket.once(once))
             arguments = [known(None), self._terms(once), len(quantities), *units]
             flat = await self._answered(
@@ -120,6 +137,8 @@ class Store:
         told = [known(seen), "", len(quantities), *units]
         sold_out = self.sold_out.of(bucket)
         self.sold_out.refuse(sold_out, quantities)
+        if self.guests.carts_per_s:
+            await self.guests.admit(bucket, owner, client, once)
         try:
             flat = await self._kept(bucket, lambda: self.adds.add(bucket, (key,), told))
         except SoldOut as error:
@@ -168,12 +187,18 @@ class Store:
         """Take every line out of the cart that is not saved for later."""
         return await self._change("cart_remove", bucket, owner, ["", 1, 0], once)
 
-    async def make(self, bucket: Bucket, owner: Owner, once: Once | None = None) -> Cart:
+    async def make(
+        self, bucket: Bucket, owner: Owner, once: Once | None = None, client: Client = None
+    ) -> Cart:
         """An empty cart.
 
         Raises:
             CartExists: the owner has one.
+            TooManyGuests: the client begins too many carts.
         """
+        self.pressure.check(bucket)
+        if self.guests.carts_per_s:
+            await self.guests.admit(bucket, owner, client, once)
         return await self._change("cart_make", bucket, owner, [], once)
 
     async def add_as(
@@ -422,6 +447,7 @@ class Store:
         once: Once | None,
     ) -> Any:
         """What a script gives that decides a request; its first key is the cart's."""
+        self.pressure.check(bucket)
         outcome = () if once is None else bucket.once(once)
 
         async def attempt() -> Any:

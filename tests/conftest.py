@@ -127,6 +127,8 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
         jwt_secret=SECRET,
         # Each test sells the same products anew, on its own terms.
         sold_out_memory_ms=0,
+        # The shop's clock stands still, long ago.
+        max_dirty_age_s=0,
     )
     process = dev.start("serve", settings, os.environ)
     yield dev.url(settings)

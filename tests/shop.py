@@ -103,6 +103,8 @@ class Shop:
                 return await self.redis.hgetall(key)
             case b"zset":
                 return await self.redis.zrange(key, 0, -1, withscores=True)
+            case b"set":
+                return await self.redis.smembers(key)
             case b"stream":
                 return await self.redis.xrange(key)
             case _:

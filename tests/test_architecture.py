@@ -10,6 +10,7 @@ import pytest
 import cartsvc
 from cartsvc import keys
 from cartsvc.errors import OutcomeUnknown
+from cartsvc.guests import Guests
 from cartsvc.link import Link
 from cartsvc.model import LineRequest, Once, Owner
 from cartsvc.syncs import Syncs
@@ -29,6 +30,8 @@ RINGS = [
         "sold_out",
         "store",
         "releases",
+        "pressure",
+        "guests",
         "shelf",
         "flush_rows",
         "ledger",
@@ -139,6 +142,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.redis.set(shop.bucket.warming, 1)
+    await Guests(shop.runner, 1).admit(shop.bucket, Owner("device", "new"), ("::1", 1), None)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
     cold = await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "cold"))
@@ -164,7 +168,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     for key in await shop.redis.keys("*"):
         [row] = [row for pattern, row in patterns.items() if re.fullmatch(pattern, key.decode())]
         assert (await shop.redis.type(key)).decode() == row.type
-        assert (await shop.redis.ttl(key) > 0) == row.pattern.startswith("idem")
+        assert (await shop.redis.ttl(key) > 0) == row.pattern.startswith(("idem", "guests"))
         seen.add(row)
     assert seen == set(keys.TABLE)
 

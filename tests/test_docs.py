@@ -16,8 +16,10 @@ from cartsvc.errors import (
     NotWarm,
     OrderLimit,
     OutOfStock,
+    Overloaded,
     SaleEnded,
     SaleNotStarted,
+    TooManyGuests,
 )
 from cartsvc.http import BodyTooLarge
 from cartsvc.settings import Settings, variable
@@ -51,7 +53,9 @@ def test_readme_lists_every_error_code() -> None:
         NoLine("lamp"),
         InactiveProduct("lamp"),
         BodyTooLarge(1),
+        TooManyGuests(5),
         NotWarm(),
+        Overloaded("memory"),
     )
     for error in errors:
         answer = session.refuse(error, {})

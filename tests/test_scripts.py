@@ -29,7 +29,7 @@ SCRIPTS = sorted(scripts.FOLDER.glob("*.lua"))
 PIECES = sorted(scripts.FOLDER.glob("lib/*.lua"))
 
 MARKER = "-- Nothing below may fail"
-READS = "EXISTS|GET|H?M?GET|HGETALL|HKEYS|HEXISTS|PTTL|ZRANGEBYLEX|ZSCORE"
+READS = "EXISTS|GET|H?M?GET|HGETALL|HKEYS|HEXISTS|PTTL|ZRANGEBYLEX|ZSCORE|SCARD|SISMEMBER"
 WRITE = re.compile(rf"redis\.call\('(?!(?:{READS})')")
 FUNCTION = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"\{ ?'([A-Z_]+)'((?:, [^}]*?)?) ?\}")

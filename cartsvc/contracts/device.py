@@ -116,7 +116,8 @@ class _Device:
         owner, request = _owner(scope), http.decode(_add_item, body)
         line = line_request(str(request.product_id), quantity(request.quantity))
         once = http.once(scope, body, owner)
-        return _success(201, await self.store.add(self.bucket, owner, [line], once))
+        cart = await self.store.add(self.bucket, owner, [line], once, scope.get("client"))
+        return _success(201, cart)
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
         owner = _owner(scope)

@@ -262,7 +262,7 @@ class _Records:
         owner = _owner(request, caller)
         if not caller.may_see(owner):
             raise NotFound(f"{'User' if owner.kind == _USER else 'Session'} with ID {owner.id}")
-        make = partial(self.archive.make, self.bucket, owner)
+        make = partial(self.archive.make, self.bucket, owner, client=scope.get("client"))
         return _one(201, await self.changed(scope, body, caller, make))
 
     async def update_cart(self, scope: Scope, body: bytes) -> Reply:

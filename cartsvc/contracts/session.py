@@ -114,7 +114,7 @@ class _Session:
         )
         owner = identity.session(request.session_id)
         once = http.once(scope, body, owner if request.session_id else None)
-        cart = await self.store.add(self.bucket, owner, [line], once)
+        cart = await self.store.add(self.bucket, owner, [line], once, scope.get("client"))
         return _success(cart, "Item added to cart successfully")
 
     async def whole(

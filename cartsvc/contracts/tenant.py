@@ -18,7 +18,7 @@ from starlette.types import Scope
 from cartsvc import http, identity, money
 from cartsvc.contract import Contract, Operation, Parameter
 from cartsvc.core import Core, line_of, line_request, quantity
-from cartsvc.errors import CartError, Invalid, NoCart, NotWarm, UnknownTenant
+from cartsvc.errors import CartError, Invalid, NoCart, NotWarm, Overloaded, UnknownTenant
 from cartsvc.http import Reply, reply
 from cartsvc.keys import Bucket
 from cartsvc.model import (
@@ -194,8 +194,8 @@ class _Tenant:
         step = once.step("merge") if once else None
         try:
             merged = await self.store.merge(bucket, guest, owner, step)
-        except NoCart:
-            return None
+        except (NoCart, Overloaded):
+            return None  # A read goes on without; a change is refused by itself.
         # A refusal of what follows has to tell of it too.
         scope["merge"] = _merge_view(guest, merged)
         return merged
@@ -241,7 +241,9 @@ class _Tenant:
             body,
             shopper,
             201,
-            lambda bucket, owner, once: self.store.add(bucket, owner, [line], once),
+            lambda bucket, owner, once: self.store.add(
+                bucket, owner, [line], once, scope.get("client")
+            ),
         )
 
     async def read(self, scope: Scope, _: bytes) -> Reply:
