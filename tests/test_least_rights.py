@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,14 +115,19 @@ async def unrefused(shop: Shop) -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="module")
-def url(rights: Rights) -> Iterator[str]:
-    settings = Settings(
+def settings(rights: Rights) -> Settings:
+    """Those of the service."""
+    return Settings(
         port=free_port(),
         redis_url=rights.redis_of("cartsvc"),
         redis_timeout_s=5,
         database_url=rights.database_of("cartsvc_api"),
         jwt_secret=SECRET,
     )
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings) -> Iterator[str]:
     process = dev.start("serve", settings, os.environ)
     yield dev.url(settings)
     assert embedded.stop(process) == -signal.SIGTERM
@@ -131,6 +137,25 @@ def url(rights: Rights) -> Iterator[str]:
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url) as client:
         yield client
+
+
+PRODUCT = {"id": "tee", "name": "Tee", "price": 10, "stock": 5, "variants": [{"id": "s"}]}
+
+
+@pytest.fixture
+def told(rights: Rights) -> Callable[..., Awaitable[str]]:
+    """What a command prints for an operator."""
+    servers = {
+        "CARTSVC_REDIS_URL": rights.redis_of("cartsvc_operator"),
+        "CARTSVC_DATABASE_URL": rights.database_of("cartsvc_operator"),
+    }
+
+    async def told(*arguments: str, stdin: str = "", **more: str) -> str:
+        done = await asyncio.to_thread(run, *arguments, stdin=stdin, **servers, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return told
 
 
 @pytest.mark.usefixtures("unrefused")
@@ -192,6 +217,34 @@ async def test_the_service_and_what_takes_it_further(
     assert await shop.redis.hlen(shop.bucket.cold) == 0
 
 
+@pytest.fixture
+async def syncing(shop: Shop) -> AsyncIterator[None]:
+    """Redis keeps a file, and syncs it before it answers."""
+    before = await shop.redis.config_get("append*")
+    for name, value in (("appendfsync", "always"), ("appendonly", "yes")):
+        await shop.redis.config_set(name, value)
+    yield
+    for name in ("appendonly", "appendfsync"):
+        await shop.redis.config_set(name, before[name])
+
+
+@pytest.mark.usefixtures("syncing", "ledger")
+async def test_changes_that_wait_for_the_disk(
+    shop: Shop, settings: Settings, told: Callable[..., Awaitable[str]]
+) -> None:
+    file = json.dumps(PRODUCT)
+    await told("catalog", "import", "-", stdin=file, CARTSVC_DURABILITY="fsync")
+    assert await shop.redis.delete(shop.bucket.sync) == 1
+    settings = replace(settings, port=free_port(), durability="fsync")
+    process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
+    body = {"productId": "tee", "quantity": 1}
+    async with httpx.AsyncClient(base_url=dev.url(settings)) as http:
+        headers = {"x-tenant-id": "default"}
+        assert (await http.post("/cart/items", json=body, headers=headers)).status_code == 201
+    await asyncio.to_thread(embedded.stop, process)
+    assert await shop.redis.exists(shop.bucket.sync)
+
+
 def archive_of(shop: Shop, ledger: Ledger) -> Archive:
     return Archive(shop.store, Backlog(shop.runner), ledger, timeout_s=5)
 
@@ -246,25 +299,6 @@ async def test_the_worker(
     )
     process = await asyncio.to_thread(dev.start, "worker", settings, os.environ)
     assert await asyncio.to_thread(embedded.stop, process) == 0
-
-
-PRODUCT = {"id": "tee", "name": "Tee", "price": 10, "stock": 5, "variants": [{"id": "s"}]}
-
-
-@pytest.fixture
-def told(rights: Rights) -> Callable[..., Awaitable[str]]:
-    """What a command prints for an operator."""
-    servers = {
-        "CARTSVC_REDIS_URL": rights.redis_of("cartsvc_operator"),
-        "CARTSVC_DATABASE_URL": rights.database_of("cartsvc_operator"),
-    }
-
-    async def told(*arguments: str, stdin: str = "") -> str:
-        done = await asyncio.to_thread(run, *arguments, stdin=stdin, **servers)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return told
 
 
 @pytest.mark.usefixtures("unrefused", "ledger")
@@ -344,9 +378,12 @@ def test_the_keys_are_those_that_there_are() -> None:
 OPERATORS = {"bucket_open", "product_put", "stock_add", "stock_get", "stock_set"}
 """Their scripts; they share the one by which carts come back."""
 
-ALWAYS = {"ping", "select", "client|setinfo", "script|load", "eval", "evalsha"}
+ALWAYS = {
+    *("ping", "select", "client|setinfo", "script|load", "eval", "evalsha"),
+    *("time", "waitaof", "set"),
+}
 BY_CLIENT = {
-    "cartsvc": {"hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
+    "cartsvc": {"info", "hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
     "cartsvc_operator": {"del", "exec", "hscan", "multi", "xdel"},
 }
 """Commands that no script has."""
