@@ -23,11 +23,10 @@ LEFT_AT = 0.9
 """A mark that is passed is left at this share of it, so that nobody goes to and fro about it."""
 
 MOST = 100
-"""Buckets that are looked at, which may be no more than names that somebody made up: what bounds a
-poll. Of others, only Redis's memory counts."""
+"""Buckets that are looked at: what bounds a poll. Of others, only Redis's memory counts."""
 
 IDLE_POLLS = 60
-"""After so many polls without a change that was asked for, a bucket is looked at no more."""
+"""After so many polls without a change, a bucket is looked at no more."""
 
 
 class Marks(NamedTuple):
@@ -61,7 +60,7 @@ class _Gauge:
 
 
 class _Watched:
-    """A bucket, and how many polls there were since a change of it was asked for."""
+    """A bucket, and how many polls there were since it took a change."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
@@ -90,16 +89,23 @@ class Pressure:
         self._is_blind = False
 
     def check(self, bucket: Bucket) -> None:
-        """Say that the bucket is asked for a change.
+        """Look whether the bucket takes changes.
 
         Raises:
             Overloaded: it takes none.
         """
-        watched = self._watched.get(bucket.seq) or self._watch(bucket)
-        watched.idle_polls = 0
-        passed = self._redis_passed or watched.passed
-        if passed is not None:
+        watched = self._watched.get(bucket.seq)
+        passed = self._redis_passed or (watched and watched.passed)
+        if passed:
             raise Overloaded(passed)
+
+    def watch(self, bucket: Bucket) -> None:
+        """Look at a bucket from now on. It took a change: so nobody made its name up."""
+        watched = self._watched.get(bucket.seq)
+        if watched is not None:
+            watched.idle_polls = 0
+        elif len(self._watched) < MOST:
+            self._watched[bucket.seq] = _Watched(bucket)
 
     async def run_forever(self) -> None:
         """Poll, until cancelled. While Redis can't be asked, what was found last stays."""
@@ -135,12 +141,6 @@ class Pressure:
             one.idle_polls += 1
             if one.idle_polls > IDLE_POLLS and one.passed is None:
                 del self._watched[one.bucket.seq]
-
-    def _watch(self, bucket: Bucket) -> _Watched:
-        watched = _Watched(bucket)
-        if len(self._watched) < MOST:
-            self._watched[bucket.seq] = watched
-        return watched
 
     def _show_redis(self, memory: dict[str, Any]) -> None:
         most, policy = memory.get("maxmemory", 0), memory.get("maxmemory_policy", "noeviction")

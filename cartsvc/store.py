@@ -132,6 +132,7 @@ class Store:
             flat = await self._answered(
                 lambda: self._kept(bucket, lambda: self.adds.add(bucket, keys, arguments)), once
             )
+            self.pressure.watch(bucket)
             return cart_of(owner, fields_of(flat))
         seen = self.recent.get(key)
         told = [known(seen), "", len(quantities), *units]
@@ -144,6 +145,7 @@ class Store:
         except SoldOut as error:
             self.sold_out.remember(sold_out, error)
             raise
+        self.pressure.watch(bucket)
         fields = fields_of(flat)
         cart = cart_of(owner, fields)
         if seen is not None and b"since" in fields:
@@ -456,7 +458,9 @@ class Store:
             terms = self._terms(once)
             return await self._once(script, bucket, (*keys, *outcome), (terms, *arguments))
 
-        return await self._answered(lambda: self._kept(bucket, attempt), once)
+        decided = await self._answered(lambda: self._kept(bucket, attempt), once)
+        self.pressure.watch(bucket)
+        return decided
 
     def _terms(self, once: Once | None) -> str:
         """How a script is told of a request's idempotency key."""

@@ -96,7 +96,7 @@ MARKS: dict[str, Callable[[Shop], AbstractAsyncContextManager[None]]] = {
 @asynccontextmanager
 async def pressed(shop: Shop, mark: str = "prices") -> AsyncIterator[None]:
     """The mark is passed, and the shop's store knows."""
-    pressure_of(shop).check(shop.bucket)
+    pressure_of(shop).watch(shop.bucket)
     async with MARKS[mark](shop):
         await pressure_of(shop).poll()
         yield
@@ -223,7 +223,7 @@ async def test_a_mark_is_left_below_it(shop: Shop, caplog: pytest.LogCaptureFixt
     caplog.set_level("INFO")
     pressure = pressure_of(shop)
     pressure.marks = Marks(price_events=EVENTS)
-    pressure.check(shop.bucket)
+    pressure.watch(shop.bucket)
     await add_prices(shop, EVENTS)
     await pressure.poll()
     pressure.check(shop.bucket)
@@ -245,11 +245,20 @@ async def test_a_mark_is_left_below_it(shop: Shop, caplog: pytest.LogCaptureFixt
 
 async def test_each_bucket_has_its_own_marks(shop: Shop) -> None:
     acme = Bucket("acme")
-    pressure_of(shop).check(acme)
+    pressure_of(shop).watch(acme)
     async with pressed(shop):
         pressure_of(shop).check(acme)
         with pytest.raises(Overloaded):
             pressure_of(shop).check(shop.bucket)
+
+
+async def test_a_name_that_somebody_made_up_is_not_looked_at(shop: Shop) -> None:
+    """Its keys may be none that this Redis user may ask for: nobody would be looked at any more."""
+    await shop.sell()
+    await shop.add()
+    with pytest.raises(NotWarm):
+        await shop.store.add(Bucket("made-up"), ANN, [LineRequest(LAMP, 1)])
+    assert list(pressure_of(shop)._watched) == [shop.bucket.seq]
 
 
 async def test_a_bucket_that_is_new_meets_what_is_known_of_redis(shop: Shop) -> None:
@@ -260,10 +269,10 @@ async def test_a_bucket_that_is_new_meets_what_is_known_of_redis(shop: Shop) -> 
 
 async def test_no_more_is_looked_at_than_a_poll_can_be(shop: Shop) -> None:
     pressure = pressure_of(shop)
-    pressure.check(shop.bucket)
+    pressure.watch(shop.bucket)
     async with pressed(shop):
         for number in range(2 * MOST):
-            pressure.check(Bucket(f"made-up-{number}"))
+            pressure.watch(Bucket(f"tenant-{number}"))
         assert len(pressure._watched) == MOST
         for _ in range(IDLE_POLLS + 1):
             await pressure.poll()

@@ -99,6 +99,7 @@ def confined_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str
     """A service whose Redis user may use the default tenant's keys only."""
     password = "confined"
     commands = ["-@all", "+@read", "+@write", "+@scripting", "+@connection", "-@dangerous"]
+    commands.append("+time")
     allowed = [f"~{pattern}" for pattern in patterns(DEFAULT)]
     settings = Settings(
         port=free_port(),
@@ -169,7 +170,7 @@ async def test_another_tenants_keys_are_refused(confined: httpx.AsyncClient, wor
 
 
 END = b"the end of what is watched"
-KEYLESS = {b"AUTH", b"HELLO", b"SCRIPT", b"PING", b"CLIENT", b"SELECT"}
+KEYLESS = {b"AUTH", b"HELLO", b"SCRIPT", b"PING", b"CLIENT", b"SELECT", b"TIME"}
 _PART = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
