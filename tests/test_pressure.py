@@ -11,7 +11,7 @@ import pytest
 from cartsvc import dev, embedded, flush, scripts
 from cartsvc.backlog import Backlog
 from cartsvc.embedded import free_port
-from cartsvc.errors import Overloaded
+from cartsvc.errors import NotWarm, Overloaded
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest
