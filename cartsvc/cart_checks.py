@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from cartsvc.audit import NO_ROW, Audit, RowState
 from cartsvc.cart_hash import cart_of, fields_of
-from cartsvc.findings import Finding, pages
+from cartsvc.findings import Finding, number_of, pages, text_of
 from cartsvc.keys import Bucket
 from cartsvc.model import Cart, Owner
 from cartsvc.recovery import Recovery
@@ -61,7 +61,7 @@ def _seen(
 ) -> Seen:
     fields, wrong = fields_of(flat), [_four(entry) for entry in entries]
     named = [member for index, member, *_ in wrong if index == "carts"]
-    number = fields[b"id"].decode() if b"id" in fields else "".join(named)
+    number = text_of(fields[b"id"]) if b"id" in fields else "".join(named)
     if not fields:
         return Seen(place, number, None, bool(is_dirty), wrong)
     try:
@@ -73,7 +73,7 @@ def _seen(
 
 
 def _four(texts: list[bytes]) -> tuple[str, str, str, str]:
-    index, member, there, ought = (text.decode() for text in texts)
+    index, member, there, ought = (text_of(text) for text in texts)
     return index, member, there, ought
 
 
@@ -107,7 +107,7 @@ class Carts:
         """All that `carts` names; and of what is named elsewhere, that which looks wrong."""
         bucket = self.bucket
         async for found in pages(self.redis.hscan, bucket.carts):
-            yield [Place(key.decode(), "carts", cart_id) for cart_id, key in found]
+            yield [Place(text_of(key), "carts", cart_id) for cart_id, key in found]
         for index, key, line in (
             ("holders", bucket.holders, _of_holders),
             ("holds_by_sku", bucket.holds_by_sku, _of_holds_by_sku),
@@ -217,13 +217,14 @@ class _Named(NamedTuple):
     fits: Callable[[bytes | None], bool]
 
 
-def _of_holders(member: str, _: float) -> _Named:
-    sku, key = member.split(" ", 1)
+def _of_holders(member: str, _score: float) -> _Named:
+    sku, _, key = member.partition(" ")
     return _Named(key, member, f"l:{sku}", lambda value: value is not None)
 
 
 def _of_holds_by_sku(member: str, _: float) -> _Named:
-    counter, deadline, sku, key = member.split(" ", 3)
+    # Somebody else's hand may have written it.
+    counter, deadline, sku, key = (*member.split(" ", 3), "", "", "")[:4]
     ought = f"{deadline} {counter}".encode()
     return _Named(key, member, f"h:{sku}", lambda value: value == ought)
 
@@ -262,7 +263,7 @@ class Rows:
         found = {}
         for number, (cart_id, owner) in enumerate(subjects):
             place, marker, other = answers[3 * number : 3 * number + 3]
-            if place is None and cart_id not in (_marked(marker), int(other or 0)):
+            if place is None and cart_id not in (_marked(marker), number_of(other)):
                 found[cart_id, owner] = marker is None and other is None
         rows = await self.audit.row_states([cart_id for cart_id, _ in found])
         return [
@@ -318,8 +319,7 @@ class Markers:
 
 def _marked(marker: bytes | None) -> int:
     """The cart id that a marker has; 0 for none."""
-    number = (marker or b"").partition(b" ")[0]
-    return int(number) if number.isdigit() else 0
+    return number_of((marker or b"").partition(b" ")[0]) or 0
 
 
 def _of_marker(owner: str, row: RowState) -> list[tuple[str, bool]]:

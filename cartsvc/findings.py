@@ -44,7 +44,20 @@ async def pages(
     place, found = await scan(key, 0, count=count)
     while True:
         some = found.items() if isinstance(found, dict) else found
-        yield [(name.decode(), value) for name, value in some]
+        yield [(text_of(name), value) for name, value in some]
         if not place:
             return
         place, found = await scan(key, place, count=count)
+
+
+def text_of(name: bytes) -> str:
+    """A name in Redis as a text that PostgreSQL takes too; what is none of ours may be another."""
+    return name.decode(errors="backslashreplace").replace("\0", "\\0")
+
+
+def number_of(text: bytes | None) -> int | None:
+    """A number in Redis; None where there is none."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cartsvc.audit import Audit
 from cartsvc.backlog import Backlog
-from cartsvc.findings import Finding, pages
+from cartsvc.findings import Finding, number_of, pages, text_of
 from cartsvc.keys import Bucket
 from cartsvc.recovery import Books, units_sold
 
@@ -107,7 +107,7 @@ class Counters:
         levels = {}
         for sku, units, after in zip(skus, counted, sold_after, strict=True):
             # Orders are made, and written, all the time: they are compared where none was made.
-            if units is None or units[2] != int(after or 0):
+            if units is None or units[2] != (number_of(after) or 0):
                 continue
             books = recorded.books.get(sku)
             sold = sum(order[sku] for order in recorded.not_counted.values())
@@ -128,7 +128,7 @@ class Counters:
             )
         names = await asked.execute()
         return [
-            (sku, [name.decode().split(" ", 3)[3] for name in found])
+            (sku, [text_of(name).split(" ", 3)[-1] for name in found])
             for sku, found in zip(skus, names, strict=True)
         ]
 
@@ -150,7 +150,7 @@ class Counters:
         is_too_much = len(carts) > MAX_HOLDS
         keys = self.keys([] if is_too_much else carts)
         [units] = await self.runner.run_many("counter_look", [(keys, [sku])])
-        free, held, sold, received = (None if one is None else int(one) for one in units[:4])
+        free, held, sold, received = map(number_of, units[:4])
         if units[4] is None and not is_too_much:
             return None
         return free, held or 0, sold or 0, received, units[4]

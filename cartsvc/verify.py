@@ -72,7 +72,7 @@ class Verifier:
             raise UnknownTenant(self.bucket.tenant)
         if not await self.backlog.redis.exists(self.bucket.seq):
             raise NotWarm
-        verdict = Verdict()
+        verdict = Verdict(Counter({check.noun: 0 for check in self.checks}))
         suspects = [(check, await self._suspects(check, verdict)) for check in self.checks]
         verdict.findings = await self._confirmed(suspects)
         return verdict

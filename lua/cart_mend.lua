@@ -63,7 +63,7 @@ end
 
 local function expect_no_marker()
   local owner = string.match(cart, '^[^}]*}:(.*)$')
-  local marker = redis.call('HGET', cold, owner)
+  local marker = owner and redis.call('HGET', cold, owner)
   if value.status == 'ACTIVE' and marker and string.match(marker, '^%d+') == value.id then
     expect('cold', owner, marker, '')
   end

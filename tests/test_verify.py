@@ -1,20 +1,30 @@
 """The audit of a tenant: what is wrong is found, and mended where it is safe."""
 
 import asyncio
+import contextlib
+import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from cartsvc import upkeep
+from cartsvc.errors import NotWarm, Refused, Unavailable, UnknownTenant
+from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
-from cartsvc.model import Owner
+from cartsvc.model import Cart, Owner
 from cartsvc.repair import Repair, Repaired
+from cartsvc.scripts import Argument
+from cartsvc.stock import Stock
 from cartsvc.verify import Verdict, Verifier
 from tests import carts
 from tests.carts import BOB, sound
-from tests.shop import ANN, LAMP, MUG
+from tests.mutants import turns_red
+from tests.shop import ANN, LAMP, MUG, Mutant
 from tests.test_warm import EVE, Lost, a_sale, add
 from tests.test_warm import lost as lost
 
@@ -460,3 +470,319 @@ async def test_what_would_be_guessed_is_left(
 
 def books_of(bucket: Bucket) -> list[str]:
     return [bucket.stock, bucket.held, bucket.sold, bucket.received]
+
+
+class Trade:
+    """Everybody at once: shoppers, buyers, the worker, an operator; until `stop`."""
+
+    def __init__(self, audited: Audited) -> None:
+        self.audited, self.shop, self.bucket = audited, audited.shop, audited.bucket
+        self.random = random.Random(7)
+        self.done: Counter[str] = Counter()
+        self.stop = False
+        self.owners = [Owner("session", f"s{n}") for n in range(20)]
+        self.buyers = [Owner("customer", f"c{n}") for n in range(5)]
+
+    async def go_on(self, work: Callable[[], Awaitable[object]]) -> None:
+        while not self.stop:
+            with contextlib.suppress(Refused, Unavailable):
+                await work()
+                self.done[work.__name__] += 1
+            await asyncio.sleep(0)
+
+    async def change(self) -> None:
+        owner = self.random.choice(self.owners)
+        sku = self.random.choice([LAMP, MUG, "tee/m", "gift"])
+        await add(self.audited, owner, (sku, self.random.randint(1, 2)))
+        if self.random.random() < 0.3:
+            await carts.remove(self.shop, sku, owner=owner)
+
+    async def merge(self) -> None:
+        guest, owner = self.random.choice(self.owners), self.random.choice(self.buyers)
+        await self.shop.store.merge(self.bucket, guest, owner)
+
+    async def buy(self) -> None:
+        owner = self.random.choice([*self.owners, *self.buyers])
+        await carts.close(self.shop, self.random.choice(["CONVERTED", "ABANDONED"]), owner)
+
+    async def order(self) -> None:
+        owner = self.random.choice(self.buyers)
+        cart = await self.shop.store.peek(self.bucket, owner)
+        await self.audited.archive.close(self.bucket, cart, "CONVERTED")
+
+    async def write(self) -> None:
+        await self.audited.flush()
+
+    async def release(self) -> None:
+        self.shop.clock.ms += 20_000
+        await upkeep.release(self.shop.store, self.bucket)
+
+    async def cool(self) -> None:
+        walks = IdleCarts(
+            self.audited.archive, self.audited.ledger, cool_after_s=60, abandon_after_s=0
+        )
+        await walks.cool(self.shop.store, self.bucket)
+
+    async def price(self) -> None:
+        await new_price(self.audited, self.random.randint(1, 99))
+
+    async def deliver(self) -> None:
+        stock = Stock(self.audited.ledger, self.shop.shelf, self.bucket)
+        await stock.add(self.random.choice([LAMP, MUG, "tee"]), self.random.randint(1, 5))
+
+
+async def test_a_busy_tenant_gives_no_false_alarm(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cartsvc.idle._PAUSE_S", 0)
+    trade = Trade(audited)
+    work = [trade.change, trade.change, trade.change, trade.merge, trade.buy, trade.order]
+    work += [trade.write, trade.release, trade.cool, trade.price, trade.deliver]
+    verifier = audited.verifier()
+    verifier.pause_s = 0.02
+    async with asyncio.TaskGroup() as going:
+        for one in work:
+            going.create_task(trade.go_on(one))
+        for _ in range(8):
+            assert told(await verifier.run()) == []
+        trade.stop = True
+    assert min(trade.done[one.__name__] for one in work) > 0
+    await audited.write()
+    assert await audited.verify() == []
+    await sound(audited.shop)
+
+
+async def test_a_rebuilt_tenant_has_nothing_wrong(audited: Audited) -> None:
+    await audited.lose()
+    await audited.warm()
+    assert await audited.verify() == []
+    await add(audited, IDLE, (LAMP, 1))
+    assert await audited.verify() == []
+
+
+async def test_a_redis_that_came_back_older_is_told_and_mended(audited: Audited) -> None:
+    """Two carts are older than their rows; one of them was converted since."""
+    before = {key: await audited.shop.redis.dump(key) for key in await audited.shop.redis.keys("*")}
+    await add(audited, BOB, (MUG, 1))
+    cart = await carts.read(audited.shop, ANN)
+    await audited.archive.close(audited.bucket, cart, "CONVERTED")
+    await audited.flush()
+    await audited.lose()
+    for key, value in before.items():
+        await audited.shop.redis.restore(key, 0, value)
+    assert await audited.verify() == [
+        "cart 256 is active in Redis, and CONVERTED in PostgreSQL",
+        "cart 512 is at version 3 in Redis, and at 4 in PostgreSQL",
+        f"counter {LAMP} has 1 sold in Redis, and orders have 3",
+        f"counter {MUG} has 0 sold in Redis, and orders have 3",
+    ]
+    assert (await audited.repair()).left == []
+    await audited.write()
+    assert await audited.verify() == []
+    assert await carts.books(audited.shop, LAMP) == (7, 0, 3)
+    assert await carts.books(audited.shop, MUG) == (47, 0, 3)
+
+
+async def test_an_order_that_is_set_aside_counts_as_sold(audited: Audited) -> None:
+    await audited.ledger.pool.execute(
+        "ALTER TABLE cart_items ADD CONSTRAINT few CHECK (quantity <> 5)"
+    )
+    await add(audited, EVE, (MUG, 5))
+    await carts.close(audited.shop, owner=EVE)
+    await audited.flush()
+    [found] = await audited.verify()
+    assert found.startswith("dead letters 1 rows are set aside")
+
+
+async def test_a_price_change_that_is_set_aside_is_no_gap(audited: Audited) -> None:
+    await audited.ledger.pool.execute(
+        "ALTER TABLE price_history ADD CONSTRAINT few CHECK (new_price_minor <> 1500)"
+    )
+    await new_price(audited, 15)
+    await new_price(audited, 16)
+    await audited.flush()
+    assert [line[:12] for line in await audited.verify()] == ["dead letters"]
+
+
+async def test_a_cart_over_the_cap_is_told(audited: Audited) -> None:
+    verdict = await audited.verifier(max_lines=2).run()
+    assert told(verdict) == ["cart 512 has 3 lines, and 2 are allowed"]
+
+
+async def test_no_owner_is_told(audited: Audited) -> None:
+    """A session's id is a secret."""
+    for damage, _ in [*MENDED.values(), *LEFT.values()]:
+        # Some do not go together.
+        with contextlib.suppress(AssertionError, asyncpg.IntegrityConstraintViolationError):
+            await damage(audited.shop.redis, audited.bucket, audited.ledger)
+    found = " ".join(await audited.verify())
+    assert "is not readable" in found
+    for owner in (ANN, BOB, EVE, IDLE):
+        assert owner.id not in found
+
+
+async def test_where_too_much_is_wrong_it_is_broken_off(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cartsvc.verify.MAX_SUSPECTS", 1)
+    await audited.shop.redis.zrem(audited.bucket.holds, hot(audited.bucket))
+    assert (await audited.verifier().run()).broken_off == ["carts in Redis"]
+
+
+async def test_a_counter_that_too_many_hold_is_not_added_up(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await audited.shop.redis.hset(audited.bucket.held, "pin", 1)
+    assert len(await audited.verify()) == 2
+    monkeypatch.setattr("cartsvc.stock_checks.MAX_HOLDS", 0)
+    await audited.shop.redis.hincrby(audited.bucket.held, LAMP, 1)
+    assert f"counter {LAMP} has 3 held, and carts hold 2" not in await audited.verify()
+
+
+async def test_who_is_not_there_is_not_audited(audited: Audited) -> None:
+    await audited.lose()
+    with pytest.raises(NotWarm):
+        await audited.verifier().run()
+    audited.bucket = Bucket("acme")
+    with pytest.raises(UnknownTenant):
+        await audited.verifier().run()
+
+
+# What a script finds otherwise than the audit did, it leaves.
+
+
+async def test_a_counter_that_moved_is_left(audited: Audited) -> None:
+    shop, counters = audited.shop, audited.verifier().counters
+    keys = counters.keys(await counters.carts_with(LAMP))
+
+    async def mend(keys: list[str], *arguments: int) -> int:
+        done: int = await shop.runner.run("counter_mend", keys, [LAMP, *arguments])
+        return done
+
+    before = await shop.everything()
+    assert await mend(counters.keys([]), 10, 1, 1) == 0  # A cart came in between.
+    assert await mend(keys, 9, 1, 1) == 0  # PostgreSQL has received others.
+    assert await mend(keys, 10, 0, 1) == 0  # One more was sold.
+    assert await mend(keys, 10, 1, 0) == 0  # Fewer, never.
+    assert await mend(keys, 10, 1, 9) == 0  # More than there are.
+    assert await shop.everything() == before
+    assert await mend(keys, 10, 1, 8) == 1
+    await shop.redis.hset(audited.bucket.stock, LAMP, -1)
+    assert await mend(keys, 10, 8, 8) == 0  # Nobody knows why it is negative.
+
+
+async def test_a_cart_that_moved_is_not_forgotten(audited: Audited) -> None:
+    shop = audited.shop
+    cart = await shop.store.peek(audited.bucket, ANN)
+    before = await shop.everything()
+    for other in (replace(cart, id=512), replace(cart, version=cart.version + 1)):
+        assert not await shop.store.forget(audited.bucket, other, {})
+    assert not await shop.store.forget(audited.bucket, cart, {LAMP: (0, 1)})
+    assert not await shop.store.forget(audited.bucket, cart, {LAMP: (1, 10)})
+    assert not await shop.store.forget(audited.bucket, cart, {"none": (0, 1)})
+    assert await shop.everything() == before
+    # What it held is free for what it sold.
+    assert await shop.store.forget(audited.bucket, cart, {LAMP: (1, 9)})
+    assert await carts.books(shop, LAMP) == (0, 0, 10)
+
+
+@pytest.mark.parametrize("owner", [ANN, IDLE])
+async def test_an_owner_who_has_a_cart_gets_no_marker(audited: Audited, owner: Owner) -> None:
+    bucket = audited.bucket
+    keys = [bucket.seq, bucket.carts, bucket.cold, bucket.cart(owner)]
+    before = await audited.shop.everything()
+    for cart_id in (256, 999_936):
+        arguments: list[Argument] = [bucket.marked(owner), cart_id]
+        assert await audited.shop.runner.run("cart_mark", keys, arguments) == 0
+    assert await audited.shop.everything() == before
+
+
+async def test_a_closed_cart_that_waits_gets_no_marker(audited: Audited) -> None:
+    """Its row is active until it is flushed."""
+    bucket = audited.bucket
+    await carts.close(audited.shop, "ABANDONED", BOB)
+    keys = [bucket.seq, bucket.carts, bucket.cold, bucket.cart(BOB)]
+    assert await audited.shop.runner.run("cart_mark", keys, ["session:bob", 512]) == 0
+    assert await audited.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("counter_look", [LAMP]),
+        ("counter_mend", [LAMP, 10, 1, 1]),
+        ("cart_mend", [1, "", ""]),
+        ("cart_mark", ["user:x", 1]),
+    ],
+)
+async def test_a_bucket_that_is_being_rebuilt_is_left_alone(
+    audited: Audited, script: str, arguments: list[Argument]
+) -> None:
+    await audited.shop.redis.delete(audited.bucket.seq)
+    before = await audited.shop.everything()
+    keys = [audited.bucket.seq, *(f"{{default:0}}:{n}" for n in range(7))]
+    with pytest.raises(NotWarm):
+        await audited.shop.runner.run(script, keys, arguments)
+    with pytest.raises(NotWarm):
+        await audited.shop.store.forget(audited.bucket, NO_CART, {})
+    assert await audited.shop.everything() == before
+
+
+NO_CART = Cart(1, ANN, "ACTIVE", 1, 0, 0, 0, [])
+
+GUARDS = [
+    ("counter_mend.lua", "units_free < 0 or ", "", test_a_counter_that_moved_is_left),
+    (
+        "counter_mend.lua",
+        "units_received ~= recorded\n  or ",
+        "",
+        test_a_counter_that_moved_is_left,
+    ),
+    (
+        "counter_mend.lua",
+        "\n  or units_sold ~= tonumber(sold_seen)",
+        "",
+        test_a_counter_that_moved_is_left,
+    ),
+    ("counter_mend.lua", "rest < 0 or ", "", test_a_counter_that_moved_is_left),
+    (
+        "counter_mend.lua",
+        " or tonumber(sold_next) < units_sold",
+        "",
+        test_a_counter_that_moved_is_left,
+    ),
+    ("cart_forget.lua", "cart.id ~= cart_id or ", "", test_a_cart_that_moved_is_not_forgotten),
+    (
+        "cart_forget.lua",
+        " or cart.version - 1 ~= tonumber(version)",
+        "",
+        test_a_cart_that_moved_is_not_forgotten,
+    ),
+    (
+        "cart_forget.lua",
+        "units_free + (freed[counter] or 0) < units",
+        "false",
+        test_a_cart_that_moved_is_not_forgotten,
+    ),
+    (
+        "cart_forget.lua",
+        "(redis.call('HGET', sold, counter) or '0') ~= ARGV[i + 1]",
+        "false",
+        test_a_cart_that_moved_is_not_forgotten,
+    ),
+    (
+        "cart_mark.lua",
+        "redis.call('HEXISTS', carts, cart_id) == 1 or ",
+        "",
+        test_a_closed_cart_that_waits_gets_no_marker,
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "case"), GUARDS)
+async def test_guards_of_the_scripts(
+    audited: Audited, file: str, old: str, new: str, case: Callable[[Audited], Awaitable[None]]
+) -> None:
+    runner = Mutant(audited.shop.runner, file, old, new)
+    audited.shop.runner = audited.shop.store.runner = runner
+    await turns_red(case(audited))

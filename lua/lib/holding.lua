@@ -15,16 +15,16 @@ local function units_in_carts()
     '[' .. counter .. ' ', '(' .. counter .. '!')
   for _, name in ipairs(names) do
     local line, sku, place = string.match(name, '^[^ ]+ %d+ (([^ ]+) (.*))$')
-    local cart = given[place]
-    if not cart then
+    local cart = line and given[place]
+    if line and not cart then
       return nil
-    elseif not seen[line] then
+    elseif line and not seen[line] then
+      seen[line] = true
       local found = redis.call('HMGET', cart, 'h:' .. sku, 'q:' .. sku)
       if found[1] and string.match(found[1], '^%d+ (.+)$') == counter then
-        units = units + tonumber(found[2] or 0)
+        units = units + (tonumber(found[2]) or 0)
       end
     end
-    seen[line] = true
   end
   return units
 end
