@@ -11,8 +11,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from cartsvc import upkeep
+from cartsvc import flush, upkeep
+from cartsvc.cart_checks import Place
 from cartsvc.errors import NotWarm, Refused, Unavailable, UnknownTenant
+from cartsvc.findings import Finding
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
@@ -646,6 +648,141 @@ async def test_who_is_not_there_is_not_audited(audited: Audited) -> None:
     audited.bucket = Bucket("acme")
     with pytest.raises(UnknownTenant):
         await audited.verifier().run()
+
+
+# What moves while it is looked at.
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+    place: Any,
+    name: str,
+    change: Callable[[], Awaitable[object]],
+    *,
+    before: bool = True,
+) -> None:
+    """Let something change just before `place` is asked for `name`, once; or just behind it."""
+    ask, left = getattr(place, name), [change]
+
+    async def and_change(*arguments: Any) -> Any:
+        if before and left:
+            await left.pop()()
+        answer = await ask(*arguments)
+        if left:
+            await left.pop()()
+        return answer
+
+    monkeypatch.setattr(place, name, and_change)
+
+
+async def test_a_cart_that_is_written_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def change() -> None:
+        await add(audited, BOB, (MUG, 1))
+        await audited.flush()
+
+    verifier = audited.verifier()
+    meanwhile(monkeypatch, verifier.audit, "row_states", change)
+    assert await verifier.checks[0].look([Place(audited.bucket.cart(BOB))]) == []
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_an_order_that_is_made_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    async def change() -> None:
+        await carts.close(audited.shop, owner=ANN)
+        if written:
+            await audited.flush()
+
+    verifier = audited.verifier()
+    meanwhile(monkeypatch, verifier.audit, "recorded", change)
+    assert await verifier.counters.look([LAMP, MUG]) == []
+
+
+async def test_an_order_that_is_written_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was dirty when it was looked for, and its row is closed by then."""
+    await carts.close(audited.shop, owner=ANN)
+    verifier = audited.verifier()
+    meanwhile(monkeypatch, verifier.audit, "recorded", audited.flush)
+    assert await verifier.counters.look([LAMP, MUG]) == []
+
+
+async def test_a_cart_that_takes_units_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = audited.verifier()
+
+    async def change() -> None:
+        await add(audited, EVE, (LAMP, 1))
+
+    meanwhile(monkeypatch, verifier.counters, "_holds", change, before=False)
+    levels = await verifier.counters.levels([LAMP])
+    assert (levels[LAMP].held, levels[LAMP].in_carts) == (3, 3)
+
+
+async def test_a_price_change_that_is_written_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await new_price(audited, 15)
+    backlog, ledger, bucket = audited.backlog, audited.ledger, audited.bucket
+    await flush.carts(backlog, ledger, bucket, 100)
+    verifier = audited.verifier()
+    reads = []
+
+    async def on_second() -> None:
+        """Behind the second time that PostgreSQL is asked."""
+        reads.append(1)
+        meanwhile(monkeypatch, verifier.audit, "chains", audited.flush, before=False)
+
+    meanwhile(monkeypatch, verifier.audit, "chains", on_second, before=False)
+    check = verifier.checks[5]
+    assert [await check.look(items) async for items in check.slices()] == [[]]
+    assert reads
+    assert await backlog.price_count(bucket) == 0
+
+
+async def test_a_marker_whose_cart_comes_back_meanwhile_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def change() -> None:
+        await carts.read(audited.shop, IDLE)
+        await carts.close(audited.shop, "ABANDONED", IDLE)
+        await audited.flush()
+
+    verifier = audited.verifier()
+    meanwhile(monkeypatch, verifier.audit, "row_states", change)
+    assert await verifier.markers.look(["user:idle"]) == []
+
+
+async def test_a_row_that_is_closed_meanwhile_is_not_told(audited: Audited) -> None:
+    cart = await audited.shop.store.peek(audited.bucket, BOB)
+    await carts.close(audited.shop, "ABANDONED", BOB)
+    await audited.flush()
+    assert await audited.verifier().checks[1].look([(cart.id, BOB)]) == []
+
+
+async def test_what_is_wrong_only_once_is_not_told(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery is recorded in PostgreSQL, and on its way to Redis."""
+    await audited.ledger.pool.execute("UPDATE stock SET received = 11 WHERE sku = $1", LAMP)
+    verifier = audited.verifier()
+    look, found = verifier.counters.look, []
+
+    async def look_and_arrive(skus: Sequence[str]) -> list[Finding]:
+        wrong = await look(skus)
+        found.append(len(wrong))
+        if len(found) == 4:
+            await audited.shop.shelf.add_stock(audited.bucket, LAMP, 1)
+        return wrong
+
+    monkeypatch.setattr(verifier.counters, "look", look_and_arrive)
+    assert (await verifier.run()).findings == []
+    assert sum(found) > 1
 
 
 # What a script finds otherwise than the audit did, it leaves.
