@@ -36,10 +36,12 @@ from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
 from cartsvc.model import MAX_QUANTITY, MAX_SAFE_INT, Letter
+from cartsvc.repair import Repair, Repaired
 from cartsvc.replay import Replayed
 from cartsvc.settings import SettingError, Settings
 from cartsvc.shelf import Shelf
 from cartsvc.stock import Recorded, Stock
+from cartsvc.verify import Verdict, Verifier
 from cartsvc.warm import Warmed
 from cartsvc.warm import warm as rebuild
 
@@ -197,6 +199,49 @@ def warm(tenant: TenantOption = None) -> None:
     for sku in done.oversold:
         err.print(f"{sku}: more was sold than received; set its stock", markup=False)
     if done.oversold:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    tenant: TenantOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what is wrong, where nothing has to be guessed.")
+    ] = False,
+) -> None:
+    """Print what is wrong with a tenant's data, a line each, while it runs; then status 1.
+
+    Redis is held to itself and to PostgreSQL. With --repair, status 1 if anything is left.
+    """
+    values = _settings()
+
+    async def command() -> tuple[Verdict, Repaired | None]:
+        async with _connected(values, tenant) as place:
+            runner = place.shelf.runner
+            verifier = Verifier(
+                Backlog(runner),
+                place.ledger,
+                place.bucket,
+                max_lines=values.max_lines,
+                pause_s=values.flush_interval_s / 2,
+            )
+            verdict = await verifier.run()
+            if not repair:
+                return verdict, None
+            mending = Repair(verifier, store_of(values, runner))
+            return verdict, await mending.run(verdict.findings)
+
+    verdict, repaired = _run(command())
+    left = verdict.findings if repaired is None else repaired.left
+    for finding in repaired.mended if repaired else ():
+        out.print(_plain(f"mended: {finding.what} {finding.detail}"))
+    for finding in left:
+        out.print(_plain(f"{'left' if repaired else 'wrong'}: {finding.what} {finding.detail}"))
+    for noun in verdict.broken_off:
+        out.print(_plain(f"too many are wrong of {noun or 'them'}: not all were looked at"))
+    counted = ", ".join(f"{verdict.looked_at[noun]} {noun}" for noun in verdict.looked_at if noun)
+    out.print(_plain(f"{counted}: {len(left) or 'nothing'} wrong"))
+    if left or verdict.broken_off:
         raise typer.Exit(1)
 
 

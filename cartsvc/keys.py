@@ -32,7 +32,7 @@ TABLE = (
     KeyKind(
         "closed:{tenant:bucket}:<token>:<kind>:<owner>",
         "hash",
-        "cart_close, cart_merge, cart_flushed",
+        "cart_close, cart_merge, cart_flushed, cart_mend",
         "a cart that is no longer active, until PostgreSQL has it as a row",
     ),
     KeyKind("carts:{tenant:bucket}", "hash", _CARTS, "cart id -> cart key"),
@@ -46,13 +46,21 @@ TABLE = (
     KeyKind(
         "stock:{tenant:bucket}",
         "hash",
-        f"product_put, stock_*, {_CARTS}, hold_release",
+        f"product_put, stock_*, {_CARTS}, hold_release, counter_mend",
         "counter (a SKU) -> units free",
     ),
     KeyKind(
-        "held:{tenant:bucket}", "hash", f"{_CARTS}, hold_release", "counter -> units held by carts"
+        "held:{tenant:bucket}",
+        "hash",
+        f"{_CARTS}, hold_release, counter_mend",
+        "counter -> units held by carts",
     ),
-    KeyKind("sold:{tenant:bucket}", "hash", "cart_close", "counter -> units sold"),
+    KeyKind(
+        "sold:{tenant:bucket}",
+        "hash",
+        "cart_close, cart_forget, counter_mend",
+        "counter -> units sold",
+    ),
     KeyKind(
         "received:{tenant:bucket}",
         "hash",
@@ -99,7 +107,7 @@ TABLE = (
     KeyKind(
         "cold:{tenant:bucket}",
         "hash",
-        "cart_cool, cart_restore, cart_unmark, cartsvc warm",
+        "cart_cool, cart_restore, cart_unmark, cart_mark, cart_mend, cartsvc warm",
         "<kind>:<owner> -> id of the active cart that only PostgreSQL has, and what its owner was "
         "not told yet",
     ),

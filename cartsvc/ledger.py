@@ -165,13 +165,13 @@ class Ledger:
         """The owner's active cart as it was flushed last."""
         async with self._transaction() as connection:
             found = await connection.fetchval(_q("active_cart"), tenant, owner.kind, owner.id)
-            carts = [] if found is None else await _carts(connection, tenant, [found])
+            carts = [] if found is None else await carts_of(connection, tenant, [found])
         return carts[0] if carts else None
 
     async def cart(self, tenant: str, cart_id: int) -> Cart | None:
         """A cart as it was flushed last, active or closed."""
         async with self._transaction() as connection:
-            carts = await _carts(connection, tenant, [cart_id])
+            carts = await carts_of(connection, tenant, [cart_id])
         return carts[0] if carts else None
 
     async def active_versions(self, tenant: str, ids: Sequence[int]) -> dict[int, int]:
@@ -222,7 +222,7 @@ class Ledger:
         """Carts in the order of their ids, all or an owner's, and how many there are."""
         async with self._transaction() as connection:
             ids, total = await _page(connection, "cart", tenant, owner, limit, offset)
-            return await _carts(connection, tenant, ids), total
+            return await carts_of(connection, tenant, ids), total
 
     async def items(
         self, tenant: str, owner: Owner | None, *, limit: int, offset: int
@@ -231,7 +231,7 @@ class Ledger:
         async with self._transaction() as connection:
             ids, total = await _page(connection, "item", tenant, owner, limit, offset)
             cart_ids = sorted({item >> LINE_BITS for item in ids})
-            carts = await _carts(connection, tenant, cart_ids)
+            carts = await carts_of(connection, tenant, cart_ids)
         wanted = set(ids)
         found = [
             (cart, line)
@@ -418,7 +418,7 @@ class Restorable(NamedTuple):
 
 
 async def _restorable(connection: Any, tenant: str, ids: Sequence[int]) -> list[Restorable]:
-    carts = await _carts(connection, tenant, ids)
+    carts = await carts_of(connection, tenant, ids)
     rows = await connection.fetch(_q("last_events"), tenant, ids)
     events = {row["id"]: row["version"] for row in rows}
     found = []
@@ -428,7 +428,8 @@ async def _restorable(connection: Any, tenant: str, ids: Sequence[int]) -> list[
     return found
 
 
-async def _carts(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:
+async def carts_of(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:
+    """Carts as they were flushed last, but for those that are deleted."""
     rows = await connection.fetch(_q("carts_by_id"), tenant, ids)
     lines: dict[int, list[Line]] = {row["id"]: [] for row in rows}
     for line in await connection.fetch(_q("lines"), tenant, list(lines)):

@@ -1,7 +1,7 @@
 """What PostgreSQL has for a Redis that came back empty: catalogue, books, orders, carts."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,12 +9,13 @@ import msgspec
 from cartsvc import sql
 from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.ledger import Ledger
-from cartsvc.model import Cart, Owner
+from cartsvc.model import Cart, Line, Owner
 
 _BATCH = 1_000
 
 _variants = msgspec.json.Decoder(list[Variant]).decode
-_cart = msgspec.json.Decoder(Cart).decode
+decode_cart = msgspec.json.Decoder(Cart).decode
+"""A cart as a dead letter holds it."""
 
 
 class Books(NamedTuple):
@@ -67,10 +68,7 @@ class Recovery:
         """Units by counter that carts sold which PostgreSQL refused, and which are set aside."""
         sold: Counter[str] = Counter()
         for row in await self._fetch("carts_set_aside"):
-            cart = _cart(row["body"])
-            for line in cart.lines:
-                if line.sold_from is not None:
-                    sold[line.sold_from] += line.quantity
+            sold += units_sold(decode_cart(row["body"]).lines)
         return sold
 
     async def orders(self) -> list[Orders]:
@@ -93,6 +91,15 @@ class Recovery:
 
     async def _fetch(self, name: str, *values: Any) -> Any:
         return await self.pool.fetch(sql.queries()[name], self.tenant, *values)
+
+
+def units_sold(lines: Iterable[Line]) -> Counter[str]:
+    """Units by counter that the lines of a cart sold; none if it is not converted."""
+    sold: Counter[str] = Counter()
+    for line in lines:
+        if line.sold_from is not None:
+            sold[line.sold_from] += line.quantity
+    return sold
 
 
 def _owner(row: Any) -> Owner:

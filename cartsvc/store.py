@@ -377,6 +377,17 @@ class Store:
         """Forget that the owner's cart is cold: PostgreSQL has closed it."""
         await self.runner.run("cart_unmark", [bucket.cold], [bucket.marked(owner), cart_id])
 
+    async def forget(self, bucket: Bucket, cart: Cart, sold: Mapping[str, tuple[int, int]]) -> bool:
+        """Take an active cart out of Redis that PostgreSQL has closed.
+
+        `sold` has units sold as Redis counts them, and units that are to be counted besides, by
+        counter. Whether it was done: not if the cart, or the count, has changed, or too little is
+        free.
+        """
+        parts = [part for item in sold.items() for part in (item[0], *item[1])]
+        arguments: list[Argument] = [cart.id, cart.version, *parts]
+        return bool(await self._once("cart_forget", bucket, [bucket.cart(cart.owner)], arguments))
+
     async def cool(self, bucket: Bucket, carts: Mapping[str, tuple[int, int]]) -> int:
         """Let go of active carts, but for a marker: key -> id and version as PostgreSQL has them.
 

@@ -3,48 +3,53 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import asyncpg
 import orjson
-from redis.asyncio import Redis
 
+from cartsvc import scripts
+from cartsvc.backlog import Backlog
 from cartsvc.cart_hash import cart_of
 from cartsvc.keys import Bucket
+from cartsvc.ledger import Ledger
 from cartsvc.model import Cart
+from cartsvc.scripts import Runner
+from cartsvc.verify import Verifier
 
 CATCH_UP_S = 30.0
+PAUSE_S = 0.5
+"""Between two looks at what seems wrong."""
+
 _POLL_S = 0.1
+_REDIS_S = 5.0
 
 
 async def violations(
     redis_url: str, database_url: str, bucket: Bucket, max_lines: int
 ) -> list[str]:
-    """A sentence for each rule that a cart breaks; none means that all is well."""
-    redis: Any = Redis.from_url(redis_url)
-    database = await asyncpg.connect(database_url)
+    """A sentence for each rule that is broken; none means that all is well."""
+    runner = Runner(scripts.connect(redis_url, timeout_s=_REDIS_S), timeout_s=_REDIS_S)
+    ledger = await Ledger.connect(database_url)
+    backlog = Backlog(runner)
     try:
         found = []
-        if not await _caught_up(redis, bucket):
+        if not await _caught_up(backlog, bucket):
             found.append(f"PostgreSQL has not caught up within {CATCH_UP_S:g} s")
-        books = await _books(redis, bucket)
-        rows = await _rows(database, bucket)
-        held: Counter[str] = Counter()
-        async for cart in _carts(redis, bucket):
-            held += await _held(redis, bucket, cart)
-            found += await _cart_violations(redis, bucket, cart, books, max_lines)
-            if rows.get(cart.id) != _content(cart):
-                found.append(f"cart {cart.id}: PostgreSQL has {rows.get(cart.id)}")
-        return found + _book_violations(books, held)
+        verifier = Verifier(backlog, ledger, bucket, max_lines=max_lines, pause_s=PAUSE_S)
+        verdict = await verifier.run()
+        found += [f"{finding.what} {finding.detail}" for finding in verdict.findings]
+        async for cart in _carts(runner.redis, bucket):
+            found += await _shortages(runner.redis, bucket, cart)
+        return found
     finally:
-        await database.close()
-        await redis.aclose()
+        await ledger.close()
+        await runner.aclose()
 
 
-async def _caught_up(redis: Any, bucket: Bucket) -> bool:
+async def _caught_up(backlog: Backlog, bucket: Bucket) -> bool:
     try:
         async with asyncio.timeout(CATCH_UP_S):
-            while await redis.zcard(bucket.dirty) or await redis.xlen(bucket.prices):
+            while await backlog.count(bucket):
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         return False
@@ -56,53 +61,8 @@ async def _carts(redis: Any, bucket: Bucket) -> AsyncIterator[Cart]:
         yield cart_of(bucket.owner(key.decode()), await redis.hgetall(key))
 
 
-class Book(NamedTuple):
-    """Units of a counter."""
-
-    free: int
-    held: int
-    sold: int
-    received: int
-
-
-async def _books(redis: Any, bucket: Bucket) -> dict[str, Book]:
-    pipeline = redis.pipeline(transaction=True)
-    for key in (bucket.stock, bucket.held, bucket.sold, bucket.received):
-        pipeline.hgetall(key)
-    columns = await pipeline.execute()
-    counters = {counter for column in columns for counter in column}
-    return {
-        counter.decode(): Book(*(int(column.get(counter, 0)) for column in columns))
-        for counter in counters
-    }
-
-
-def _book_violations(books: dict[str, Book], held: Counter[str]) -> list[str]:
-    found = []
-    for counter, book in books.items():
-        if book.free + book.held + book.sold != book.received or min(book) < 0:
-            found.append(f"the books of {counter} are wrong: {book}")
-        if book.held != held[counter]:
-            found.append(f"carts hold {held[counter]} of {counter}, the books say {book.held}")
-    return found
-
-
-async def _held(redis: Any, bucket: Bucket, cart: Cart) -> Counter[str]:
-    """Counter -> units that the cart holds."""
-    held: Counter[str] = Counter()
-    for line in cart.in_order:
-        if line.held_until_ms is not None:
-            hold = await redis.hget(bucket.cart(cart.owner), f"h:{line.sku}")
-            held[hold.decode().partition(" ")[2]] += line.quantity
-    return held
-
-
-async def _cart_violations(
-    redis: Any, bucket: Bucket, cart: Cart, books: dict[str, Book], max_lines: int
-) -> list[str]:
-    found = []
-    if len(cart.lines) > max_lines:
-        found.append(f"cart {cart.id} has {len(cart.lines)} lines")
+async def _shortages(redis: Any, bucket: Bucket, cart: Cart) -> list[str]:
+    """What a cart wants more of than there is."""
     wanted: Counter[str] = Counter()
     for line in cart.in_order:
         record = await redis.hget(bucket.catalogue, line.sku)
@@ -110,29 +70,9 @@ async def _cart_violations(
         counter = orjson.loads(record)["counter"] if record else line.product_id
         if line.held_until_ms is None:
             wanted[counter] += line.quantity
+    found = []
     for counter, units in wanted.items():
-        if units > books[counter].free:
-            found.append(
-                f"cart {cart.id} wants {units} of {counter}, of which {books[counter].free} are"
-            )
+        free = await redis.hget(bucket.stock, counter)
+        if free is not None and units > int(free):
+            found.append(f"cart {cart.id} wants {units} of {counter}, of which {int(free)} are")
     return found
-
-
-def _content(cart: Cart) -> tuple[int, dict[tuple[str, str | None], int]]:
-    return cart.version, {(line.product_id, line.variant_id): line.quantity for line in cart.lines}
-
-
-async def _rows(
-    database: Any, bucket: Bucket
-) -> dict[int, tuple[int, dict[tuple[str, str | None], int]]]:
-    carts = await database.fetch("SELECT id, version FROM carts WHERE tenant = $1", bucket.tenant)
-    items = await database.fetch(
-        "SELECT cart_id, product_id, variant_id, quantity FROM cart_items WHERE tenant = $1",
-        bucket.tenant,
-    )
-    rows: dict[int, tuple[int, dict[tuple[str, str | None], int]]] = {
-        row["id"]: (row["version"], {}) for row in carts
-    }
-    for item in items:
-        rows[item["cart_id"]][1][item["product_id"], item["variant_id"]] = item["quantity"]
-    return rows

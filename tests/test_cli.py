@@ -55,6 +55,7 @@ def test_version_and_help() -> None:
         "token",
         "keys",
         "warm",
+        "verify",
     ):
         assert command in commands
     assert "dead-letter" in commands
@@ -263,6 +264,64 @@ class TestWarm:
         done = run("warm", **servers)
         assert done.returncode == 1
         assert "nothing is rebuilt over it" in done.stderr
+
+
+class TestVerify:
+    def test_says_what_it_looked_at(self, servers: dict[str, str]) -> None:
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        done = run("verify", **servers, **AT_ONCE)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == (
+            "0 carts in Redis, 0 active rows, 0 markers, 3 counters, 0 lines with new prices: "
+            "nothing wrong\n"
+        )
+
+    async def test_tells_what_is_wrong_and_mends_it(
+        self, servers: dict[str, str], shop: Shop
+    ) -> None:
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        await shop.redis.hincrby(shop.bucket.stock, LAMP, -1)
+        await shop.redis.hset(shop.bucket.cold, "user:x", "256")
+        found = run("verify", **servers, **AT_ONCE)
+        counter = f"counter {LAMP} has 4 free, 0 held, 0 sold, and 5 received"
+        marker = "cart 256 has a marker in Redis, and PostgreSQL does not have it"
+        counted = "0 carts in Redis, 0 active rows, 1 markers, 3 counters, 0 lines with new prices"
+        assert found.returncode == 1
+        assert found.stdout == f"wrong: {marker}\nwrong: {counter}\n{counted}: 2 wrong\n"
+        done = run("verify", "--repair", **servers, **AT_ONCE)
+        assert done.returncode == 1
+        assert done.stdout == f"mended: {counter}\nleft: {marker}\n{counted}: 1 wrong\n"
+        await shop.redis.hdel(shop.bucket.cold, "user:x")
+        await shop.redis.hincrby(shop.bucket.stock, LAMP, -1)
+        done = run("verify", "--repair", **servers, **AT_ONCE)
+        assert (done.returncode, done.stdout.count("mended: ")) == (0, 1)
+        assert run("verify", **servers, **AT_ONCE).returncode == 0
+
+    async def test_breaks_no_terminal(self, servers: dict[str, str], shop: Shop) -> None:
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        await shop.redis.hset(shop.bucket.stock, "\x1b[31m[bold]\n", 1)
+        await shop.redis.hset(shop.bucket.held, b"\xff", 1)
+        await shop.redis.hset(shop.bucket.carts, "\x1b[2J", b"no key\0\xff")
+        await shop.redis.hset(shop.bucket.cold, "\0", "x")
+        await shop.redis.zadd(shop.bucket.holders, {b"\xff": 0, "x": 0, "": 0})
+        await shop.redis.zadd(shop.bucket.holds_by_sku, {f"{LAMP} x": 0, " ": 0, f"{LAMP} ": 0})
+        await shop.redis.hset(shop.bucket.stock, "tee", "many")
+        done = run("verify", **servers, **AT_ONCE)
+        assert done.returncode == 1
+        assert "counter \\x1b[31m[bold]\\n is not known to PostgreSQL" in done.stdout
+        assert "\x1b" not in done.stdout
+
+    def test_says_why_it_does_not(self, servers: dict[str, str]) -> None:
+        done = run("verify", "--tenant", "acme", **servers)
+        assert (done.returncode, done.stderr) == (1, "cartsvc: PostgreSQL knows no tenant 'acme'\n")
+        run("catalog", "import", "-", stdin=ROWS, **servers)
+        flush_all(servers)
+        done = run("verify", **servers)
+        assert (done.returncode, "cartsvc warm" in done.stderr) == (1, True)
+
+
+AT_ONCE = {"CARTSVC_FLUSH_INTERVAL_S": "0.1"}
+"""What looks wrong is looked at again after half of it."""
 
 
 def flush_all(servers: dict[str, str]) -> None:

@@ -423,3 +423,68 @@ SELECT body FROM dead_letter
 WHERE tenant = $1 AND kind = 'cart'
       AND NOT EXISTS (SELECT FROM carts WHERE carts.tenant = $1 AND id = cart_id
                                               AND status <> 'ACTIVE');
+
+-- name: row_states
+-- Owner, status and version of carts, and at which version they are set aside, if they are. One that is
+-- set aside and has no row comes without a status.
+-- $1 tenant, $2 ids
+SELECT cart.id, owner_kind, owner_id, status, carts.version, dead_letter.version AS set_aside
+FROM unnest($2::bigint[]) AS cart (id)
+     LEFT JOIN carts ON carts.tenant = $1 AND carts.id = cart.id
+     LEFT JOIN dead_letter ON dead_letter.tenant = $1 AND kind = 'cart' AND cart_id = cart.id
+WHERE status IS NOT NULL OR dead_letter.version IS NOT NULL;
+
+-- name: next_counters
+-- Counters in the order of their SKUs.
+-- $1 tenant, $2 SKU before the first, $3 how many
+SELECT sku FROM stock WHERE tenant = $1 AND sku > $2 ORDER BY sku LIMIT $3;
+
+-- name: books_of
+-- What some counters have received, and sold.
+-- $1 tenant, $2 skus
+SELECT sku, received, sold FROM stock WHERE tenant = $1 AND sku = ANY ($2::text[]);
+
+-- name: closed_rows
+-- Those of some carts that are closed.
+-- $1 tenant, $2 ids
+SELECT id FROM carts WHERE tenant = $1 AND id = ANY ($2::bigint[]) AND status <> 'ACTIVE';
+
+-- name: sold_otherwise
+-- Counters that have sold other than what converted carts took from them.
+-- $1 tenant
+SELECT sku, coalesce(sold, 0) AS sold, coalesce(units, 0)::bigint AS units
+FROM (SELECT sku, sold FROM stock WHERE tenant = $1) AS counter
+     FULL JOIN (SELECT sold_from AS sku, sum(quantity) AS units FROM cart_items
+                     JOIN carts ON carts.tenant = cart_items.tenant AND carts.id = cart_id
+                WHERE cart_items.tenant = $1 AND status = 'CONVERTED' AND sold_from IS NOT NULL
+                GROUP BY sold_from) AS taken USING (sku)
+WHERE coalesce(sold, 0) <> coalesce(units, 0)
+ORDER BY sku;
+
+-- name: next_priced_lines
+-- Ids of lines that have price changes, in their order.
+-- $1 tenant, $2 id before the first, $3 how many
+SELECT DISTINCT cart_item_id AS id FROM price_history
+WHERE tenant = $1 AND cart_item_id > $2 ORDER BY cart_item_id LIMIT $3;
+
+-- name: price_chain
+-- The price changes of lines in their order, each with the line's price and its cart's version, as far as
+-- these are written.
+-- $1 tenant, $2 ids of the lines
+SELECT cart_item_id AS id, cart_version, old_price_minor, new_price_minor, price_minor, version
+FROM price_history AS event
+     LEFT JOIN cart_items ON cart_items.tenant = $1 AND cart_items.cart_id = event.cart_id
+                             AND cart_items.id = event.cart_item_id
+     LEFT JOIN carts ON carts.tenant = $1 AND carts.id = event.cart_id
+WHERE event.tenant = $1 AND cart_item_id = ANY ($2::bigint[])
+ORDER BY cart_item_id, cart_version;
+
+-- name: prices_set_aside
+-- Price changes that are set aside.
+-- $1 tenant
+SELECT body FROM dead_letter WHERE tenant = $1 AND kind = 'price';
+
+-- name: count_letters
+-- How many rows are set aside.
+-- $1 tenant
+SELECT count(*) FROM dead_letter WHERE tenant = $1;
