@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from cartsvc import dev, embedded, scripts, upkeep
+from cartsvc import dev, embedded, flush, scripts, upkeep
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.clock import wall_ms
@@ -33,6 +33,9 @@ from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, be
 from tests.test_cli import run
 from tests.test_dead_letter import poison, worker_of
 from tests.test_tenant_isolation import patterns
+from tests.test_verify import MENDED, Audited, Damage, new_price
+from tests.test_verify import audited as audited
+from tests.test_warm import lost as lost
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/operations.md").read_text()
 DATABASE = "least_rights"
@@ -363,6 +366,35 @@ async def test_an_operator_when_redis_came_back_empty(
     assert done.startswith("1 products, 1 counters, 1 carts that hold units, 1 others")
 
 
+@pytest.fixture
+async def auditor(rights: Rights) -> AsyncIterator[Audited]:
+    """A shop that is audited by the operator's rights."""
+    url = rights.redis_of("cartsvc_operator")
+    runner = Runner(scripts.connect(url, timeout_s=5), timeout_s=5)
+    ledger = await Ledger.connect(rights.database_of("cartsvc_operator"))
+    yield Audited(Shop(runner), ledger)
+    await ledger.close()
+    await runner.aclose()
+
+
+@pytest.mark.usefixtures("unrefused")
+@pytest.mark.parametrize("damage", [damage for damage, _ in MENDED.values()], ids=MENDED)
+async def test_an_operator_who_audits(audited: Audited, auditor: Audited, damage: Damage) -> None:
+    await damage(audited.shop.redis, audited.bucket, audited.ledger)
+    assert (await auditor.repair()).left == []
+
+
+@pytest.mark.usefixtures("unrefused")
+async def test_an_operator_who_audits_what_is_not_written_yet(
+    audited: Audited, auditor: Audited
+) -> None:
+    await audited.shop.add_lines(LineRequest(MUG, 1), owner=BOB.owner)
+    await new_price(audited, 15)
+    # The carts are, and the changes of their prices are not.
+    await flush.carts(audited.backlog, audited.ledger, audited.bucket, 100)
+    assert await auditor.verify() == []
+
+
 # What they may not.
 
 
@@ -378,25 +410,27 @@ def test_the_keys_are_those_that_there_are() -> None:
     assert given("cartsvc_operator", "~") == {one for one in families if not one.startswith(others)}
 
 
-OPERATORS = {"bucket_open", "product_put", "stock_add", "stock_get", "stock_set"}
-"""Their scripts; they share the one by which carts come back."""
-
+CATALOGUE = {"bucket_open", "product_put", "stock_add", "stock_get", "stock_set"}
+AUDIT = {"cart_forget", "cart_mark", "cart_mend", "counter_look", "counter_mend"}
+SCRIPTS_OF = {
+    "cartsvc": {file.stem for file in scripts.FOLDER.glob("*.lua")} - CATALOGUE - AUDIT,
+    # With those that they share, of carts that come back and carts that were written.
+    "cartsvc_operator": CATALOGUE | AUDIT | {"cart_restore", "cart_flushed", "cart_unmark"},
+}
 ALWAYS = {
     *("ping", "select", "client|setinfo", "script|load", "eval", "evalsha"),
     *("time", "waitaof", "set"),
 }
 BY_CLIENT = {
     "cartsvc": {"info", "hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
-    "cartsvc_operator": {"del", "exec", "hscan", "multi", "xdel"},
+    "cartsvc_operator": {"del", "exec", "hscan", "multi", "xdel", "xrange", "zrange", "zscan"},
 }
 """Commands that no script has."""
 
 
 @pytest.mark.parametrize("user", BY_CLIENT)
 def test_the_commands_are_those_that_are_used(user: str) -> None:
-    names = {file.stem for file in scripts.FOLDER.glob("*.lua")} - OPERATORS
-    names = names if user == "cartsvc" else OPERATORS | {"cart_restore"}
-    texts = [scripts.load(name).source for name in names]
+    texts = [scripts.load(name).source for name in SCRIPTS_OF[user]]
     called = {name.lower() for text in texts for name in re.findall(r"redis\.call\('(\w+)'", text)}
     assert given(user, "+") == called | ALWAYS | BY_CLIENT[user]
 
