@@ -114,7 +114,13 @@ async def test_when_something_fails(
     api_database_url: str,
 ) -> None:
     shop = world.shop
-    settings = Settings(redis_url=valkey.url, redis_timeout_s=5, database_url=api_database_url)
+    settings = Settings(
+        redis_url=valkey.url,
+        redis_timeout_s=5,
+        database_url=api_database_url,
+        # The clock of a shop in tests is another.
+        max_dirty_age_s=0,
+    )
     for caller in CALLERS:
         cart = await shop.add_lines(LineRequest(LAMP, 1), owner=caller.owner)
         await shop.redis.hset(shop.bucket.cart(caller.owner), f"l:{LAMP}", "no line")

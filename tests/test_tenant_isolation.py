@@ -107,6 +107,8 @@ def confined_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str
         redis_timeout_s=5,
         database_url=api_database_url,
         jwt_secret=SECRET,
+        # The clock of a shop in tests is another.
+        max_dirty_age_s=0,
     )
     with Redis.from_url(valkey.url) as redis:
         redis.execute_command(
