@@ -12,13 +12,13 @@ run: .venv/installed ## Run the service here with its own Valkey and PostgreSQL,
 	@exec $(BIN)/cartsvc dev
 
 test: .venv/installed ## Run every test, on real servers that it starts itself
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 3 --dist worksteal
 
 check: .venv/installed ## Format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 3 --dist worksteal
 
 format: .venv/installed ## Bring the code into its form
 	$(BIN)/ruff format .

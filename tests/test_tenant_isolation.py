@@ -178,7 +178,11 @@ _PART = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 @asynccontextmanager
 async def watched(shop: Shop) -> AsyncIterator[list[list[bytes]]]:
-    """The commands that Redis runs, those of scripts too; they are there at the end."""
+    """The commands that Redis runs, those of scripts too; they are there at the end.
+
+    Not those by which the service looks, once a second, whether it may take changes: of all tenants
+    that it served lately.
+    """
     commands: list[list[bytes]] = []
     async with shop.redis.monitor() as monitor:
         yield commands
@@ -188,7 +192,15 @@ async def watched(shop: Shop) -> AsyncIterator[list[list[bytes]]]:
             command = [_unescaped(part) for part in _PART.findall(line)]
             if command == [b"ECHO", END]:
                 return
-            commands.append(command)
+            if not _looks(command):
+                commands.append(command)
+
+
+def _looks(command: list[bytes]) -> bool:
+    name, *arguments = command
+    return name.upper() in (b"INFO", b"XLEN") or (
+        name.upper() == b"ZRANGE" and arguments[1:] == [b"0", b"0", b"WITHSCORES"]
+    )
 
 
 def _unescaped(part: bytes) -> bytes:

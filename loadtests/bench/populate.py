@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -31,6 +32,7 @@ class _Heard(Runner):
     def __init__(self) -> None:
         super().__init__(scripts.connect("redis://nowhere", timeout_s=1), timeout_s=1)
         self.call: Call = ()
+        self.clock.set([b"%d" % time.time(), b"0"], time.monotonic())
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         self.call = ("EVALSHA", self.script(name).sha, len(keys), *keys, *arguments)
