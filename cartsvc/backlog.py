@@ -70,7 +70,8 @@ class Backlog:
         keys = [key for key in map(bytes.decode, marked) if key not in besides][:limit]
         found = await self.carts(bucket, keys)
         for key in keys:
-            if found.seen.get(key) == GONE:
+            # A cart that is closed while this looks at it takes its mark along.
+            if found.seen.get(key) == GONE and await self.redis.zscore(bucket.dirty, key):
                 log.error("%s is marked dirty but is not there", bucket.shown(key))
         return found
 
