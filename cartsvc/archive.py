@@ -157,7 +157,8 @@ class Archive:
     async def _closed(self, bucket: Bucket, cart: Cart | None) -> Cart | None:
         if cart is not None and cart.status != ACTIVE:
             await self._record(bucket, cart.id)
-            if await self.ledger.status(bucket.tenant, cart.id) != cart.status:
+            # Deleted since, it was closed all the same.
+            if await self.ledger.status(bucket.tenant, cart.id) in (None, ACTIVE):
                 raise Rebuilt
         return cart
 

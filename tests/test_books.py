@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -172,6 +173,27 @@ async def test_what_was_read_before_a_rebuild_is_not_written(
         await flush.closed(Backlog(open_shop.runner), ledger, open_shop.bucket, cart, epoch=epoch)
     assert await recorded(ledger) == (10, 0, 0)
     assert await ledger.status("default", cart.id) is None
+
+
+async def test_a_batch_that_was_read_before_a_rebuild_is_not_written(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await record(open_shop, ledger)
+    await open_shop.add(3)
+    await close(open_shop)
+    read = Backlog.dirty_carts
+
+    async def then_lost(*arguments: Any, **named: Any) -> Any:
+        found = await read(*arguments, **named)
+        async with ledger.catalogue_change("default") as change:
+            await change.begin_epoch(open_shop.bucket)
+        return found
+
+    with monkeypatch.context() as losing:
+        losing.setattr(Backlog, "dirty_carts", then_lost)
+        with pytest.raises(Rebuilt):
+            await write(open_shop, ledger)
+    assert await recorded(ledger) == (10, 0, 0)
 
 
 async def test_a_rebuild_waits_for_what_is_being_written(open_shop: Shop, ledger: Ledger) -> None:

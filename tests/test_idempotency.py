@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from cartsvc import dev, embedded, scripts
+from cartsvc import dev, embedded, flush, scripts
+from cartsvc.archive import Archive
+from cartsvc.backlog import Backlog
 from cartsvc.embedded import free_port
 from cartsvc.errors import (
     CartExists,
     KeyReused,
     KeysSpent,
+    LedgerAway,
     NoCounter,
     NotWarm,
     OutcomeUnknown,
@@ -406,6 +409,43 @@ async def test_a_deleted_cart_that_postgresql_had_is_deleted_once(
     path = f"/api/carts/{aim_at(eve).cart}"
     assert [(await http.delete(path, headers=asked)).status_code for _ in range(3)] == [204] * 3
     assert (await http.delete(path, headers=ADMIN)).status_code == 404
+
+
+async def test_a_cart_that_was_deleted_since_was_closed_all_the_same(
+    http: httpx.AsyncClient, world: World
+) -> None:
+    [bob, *_] = CALLERS
+    cart = world.own(bob).cart
+    path, headers = f"/api/carts/{cart}/status/ABANDONED", {**ADMIN, "Idempotency-Key": KEY}
+    first = await http.patch(path, headers=headers)
+    assert first.status_code == 200
+    assert (await http.delete(f"/api/carts/{cart}", headers=ADMIN)).status_code == 204
+    again = await http.patch(path, headers=headers)
+    assert (again.status_code, again.content) == (200, first.content)
+
+
+async def test_a_conversion_that_was_not_written_is_when_it_is_asked_for_again(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script had decided; only then is it acknowledged."""
+    archive = Archive(open_shop.store, Backlog(open_shop.runner), ledger, timeout_s=5)
+    cart = await open_shop.add(2)
+
+    async def close(asked: Once) -> Cart:
+        return await archive.close(open_shop.bucket, cart, "CONVERTED", asked)
+
+    async def away(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(flush, "closed", away)
+        with pytest.raises(LedgerAway):
+            await archive.answer(open_shop.bucket, once(), close)
+    assert await ledger.status("default", cart.id) is None
+    found = await archive.answer(open_shop.bucket, asked := once(), close)
+    assert found is not None
+    assert (found.status, asked.is_replay) == ("CONVERTED", True)
+    assert await ledger.status("default", cart.id) == "CONVERTED"
 
 
 async def test_a_refusal_that_was_not_decided_by_a_script_takes_no_key(

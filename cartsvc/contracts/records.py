@@ -300,8 +300,8 @@ class _Records:
             await self.archive.delete(self.bucket, cart, once)
 
         await self.once(scope, body, caller, delete)
-        if "once" in scope:
-            # Answered before it was done, if it was broken off.
+        if "once" in scope and scope["once"].is_replay:
+            # It counted as answered before it was done, and may have been broken off.
             with contextlib.suppress(NotFound):
                 await delete(None)
         return _nothing()

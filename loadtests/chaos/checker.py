@@ -80,9 +80,8 @@ async def check(redis_url: str, ledger: Ledger, bucket: Bucket, journal: Journal
 async def _stores(redis_url: str, ledger: Ledger, bucket: Bucket) -> Stores:
     redis: Any = Redis.from_url(redis_url)
     try:
-        names = ("stock", "held", "sold", "received", "carts", "cold", "dirty", "prices")
-        values = {}
-        for name in names[:6]:
+        values: dict[str, Any] = {}
+        for name in ("stock", "held", "sold", "received", "carts", "cold"):
             values[name] = {
                 key.decode(): value.decode()
                 for key, value in (await redis.hgetall(getattr(bucket, name))).items()

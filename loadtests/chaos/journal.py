@@ -103,6 +103,13 @@ class Journal:
             after = seen or after
         shopper.worlds = after
 
+    def see(self, shopper: Shopper, shown: Lines) -> None:
+        """A cart as it was shown, unchanged."""
+        seen = {world for world in shopper.possible() if _shows(world, shown, is_whole=True)}
+        if not seen:
+            self.wrong.append(f"{shopper.owner} was shown {dict(shown)}, which can't be")
+        shopper.worlds = seen or shopper.worlds
+
     def check(self, owner: Owner, lines: Lines, orders: Iterable[Lines]) -> None:
         """Compare with what the stores have of an owner in the end."""
         found = World(pairs(lines), tuple(sorted(pairs(order) for order in orders)))
