@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -16,12 +17,13 @@ from rich.table import Table
 from loadtests.chaos import faults
 from loadtests.chaos.broken import GUARDS, edited
 from loadtests.chaos.checker import RULES
-from loadtests.chaos.faults import Result
+from loadtests.chaos.faults.fault import Result
 
 _GUARDS_SCALE = 0.2
 """How much of a fault is enough to show that a guard is missing."""
 
 RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
+LOG = RESULTS.with_suffix(".log")
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def main() -> None:
     names = chosen.only.split(",") if chosen.only else list(faults.ALL)
     if unknown := set(names) - faults.ALL.keys():
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(faults.ALL)}")
+    _log_apart()
     done = []
     for name in names:
         begun = time.monotonic()
@@ -44,6 +47,13 @@ def main() -> None:
     if not chosen.no_save and not chosen.only:
         RESULTS.write_text(json.dumps(_saved(done), indent=2) + "\n")
     sys.exit(bool(missed) or not all(result.holds for result, _ in done))
+
+
+def _log_apart() -> None:
+    """Have what the services log in a file of its own."""
+    sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    with LOG.open("wb") as log:
+        os.dup2(log.fileno(), 2)
 
 
 def _unnoticed() -> list[str]:

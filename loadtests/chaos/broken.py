@@ -57,6 +57,9 @@ _CLEAR = "            await backlog.flushed(bucket, batch.dirty)\n"
 _CHANGES = "            if batch.changes:\n"
 _TRIM = "                await backlog.trim_prices(bucket, batch.last)\n"
 
+_OUR_TIME = "return int((self._offset_s + self.monotonic()) * 1000)"
+_OWN_TIME = "return wall_ms()"
+
 STORE, FLUSH = "cartsvc/store.py", "cartsvc/flush.py"
 
 GUARDS = {
@@ -74,6 +77,7 @@ GUARDS = {
     "no version check": Guard(
         (("cartsvc/sql/ledger.sql", _VERSION, "true"),), "two-workers", ("C4",)
     ),
+    "a clock of its own": Guard((("cartsvc/clock.py", _OUR_TIME, _OWN_TIME),), "clocks", ("C3",)),
     "clear before commit": Guard(
         ((FLUSH, _WRITE, _CLEAR + _crash(12, 0.3) + _WRITE),), "points", ("C4",)
     ),

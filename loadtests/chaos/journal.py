@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cartsvc.model import Owner
+from loadtests.chaos.waits import Waits
 
 Outcome = Literal["ok", "failed", "unknown"]
 
@@ -69,6 +70,7 @@ class Journal:
         self.shoppers: dict[Owner, Shopper] = {}
         self.outcomes: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
+        self.waits = Waits()
         self.wrong: list[str] = []
 
     def shopper(self, owner: Owner) -> Shopper:

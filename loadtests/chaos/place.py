@@ -123,11 +123,14 @@ def _kill(process: Process) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(
-    *, durable: bool = False, tree: Path | None = None, **changes: Any
+    *, durable: bool = False, always: bool = False, tree: Path | None = None, **changes: Any
 ) -> AsyncIterator[Place]:
-    """Servers that nobody else uses, a migrated database, and no process of the service yet."""
+    """Servers that nobody else uses, a migrated database, and no process of the service yet.
+
+    `durable` and `always` are Redis's, `changes` the service's settings.
+    """
     with tempfile.TemporaryDirectory(prefix="cartsvc-chaos-") as name:
-        valkey = embedded.Valkey(Path(name) / "valkey", durable=durable)
+        valkey = embedded.Valkey(Path(name) / "valkey", durable=durable, always=always)
         postgres = embedded.Postgres(Path(name) / "postgres", durable=durable)
         with embedded.running(valkey, postgres):
             ledger = await Ledger.connect(postgres.url)

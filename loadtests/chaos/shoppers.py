@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from loadtests.chaos import dialects
 from loadtests.chaos.dialects import Dialect, Request, Seen
 from loadtests.chaos.http import NO_ANSWER, NOT_SENT, Answer, Client
 from loadtests.chaos.journal import Change, Journal, Outcome, World
+from loadtests.chaos.waits import Wait
 
 _names = itertools.count(1)
 _RETRIES = 200
@@ -22,7 +24,8 @@ class Habits:
     """What shoppers do: how many requests, for which products, with an idempotency key or without.
 
     Without, who gets no answer never comes back: what came of the request is known in the end only.
-    `expires` says that lines may leave carts by themselves. A shopper makes at most `visits`.
+    `expires` says that lines may leave carts by themselves. A shopper makes at most `visits`, one
+    after the other, or one every `every_s` seconds.
     """
 
     requests: int
@@ -33,6 +36,7 @@ class Habits:
     most_units: int = 5
     expires: bool = False
     visits: int = 12
+    every_s: float = 0.0
 
 
 def outcome_of(answer: Answer) -> Outcome:
@@ -58,6 +62,7 @@ class Shopping:
         self.random = random.Random(seed)
         self.key_prefix = f"{seed}-"
         self.keys = itertools.count(1)
+        self.turn_s = time.perf_counter() + habits.every_s * self.random.random()
 
     async def run(self) -> None:
         left = self.habits.requests
@@ -153,10 +158,22 @@ class Shopping:
         return answer
 
     async def _send(self, request: Request) -> Answer:
+        begun_s = await self._turn()
         method, path, headers, content, _ = request
         answer = await self.client.send(method, path, headers, content)
         self.journal.statuses[answer.status] += 1
+        if self.habits.every_s:
+            self.journal.waits.append(Wait(begun_s, time.perf_counter(), answer.status))
         return answer
+
+    async def _turn(self) -> float:
+        """Wait until it is time for the next request; when that was, or should have been."""
+        if not self.habits.every_s:
+            return 0.0
+        begun_s = self.turn_s
+        self.turn_s += self.habits.every_s
+        await asyncio.sleep(begun_s - time.perf_counter())
+        return begun_s
 
 
 def _added(world: World, *, sku: str, units: int) -> World:

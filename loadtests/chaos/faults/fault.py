@@ -1,0 +1,104 @@
+"""What a fault is, the load that goes on meanwhile, and what it all came to."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cartsvc.model import Owner
+from loadtests.chaos import checker, dialects
+from loadtests.chaos.checker import RULES, Verdict
+from loadtests.chaos.http import Client
+from loadtests.chaos.journal import Journal
+from loadtests.chaos.place import Place, skus
+from loadtests.chaos.shoppers import Habits, crowd
+from loadtests.chaos.waits import Window, Windows
+
+HOT = skus(1)[0]
+PLENTY = 100_000_000
+ENDLESS = 10**9
+_AT_ONCE = 20
+_SLOWER = 1.2
+"""How much longer shoppers may wait for what has nothing to do with them."""
+
+
+@dataclass
+class Result:
+    """What a fault came to. `rules` are those that are asked for; `wrong` is what else is wrong.
+
+    How long shoppers waited counts only where it `is_measured`, for long enough.
+    """
+
+    name: str
+    journal: Journal
+    verdict: Verdict
+    rules: tuple[str, ...] = RULES
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    is_measured: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return not self.wrong and not self.verdict.broken.keys() & set(self.rules)
+
+
+class Load:
+    """Shoppers without end, until they are told."""
+
+    def __init__(self, place: Place, journal: Journal, habits: Habits, seed: int = 0) -> None:
+        self.stop = asyncio.Event()
+        shopping = crowd(place.url, journal, habits, at_once=_AT_ONCE, seed=seed, stop=self.stop)
+        self.task = asyncio.create_task(shopping)
+
+    async def end(self) -> None:
+        """Let the shoppers go, each with the answer that it waits for."""
+        self.stop.set()
+        await self.task
+
+
+class Fault(Protocol):
+    """Does as much of it as `scale` says, 1 being all, to the package in `tree` or to this one."""
+
+    async def __call__(self, scale: float, tree: Path | None = None) -> Result: ...
+
+
+async def ended(name: str, place: Place, journal: Journal, load: Load) -> Result:
+    await load.end()
+    return await result_of(name, place, journal)
+
+
+async def result_of(name: str, place: Place, journal: Journal) -> Result:
+    """What it came to, once all is flushed, and every process of the service has ended."""
+    took = await checker.drained(place.valkey.url, place.bucket)
+    # A hold that runs out while both stores are read would look like something wrong.
+    await asyncio.to_thread(place.stop)
+    verdict = await checker.check(place.valkey.url, place.ledger, place.bucket, journal)
+    result = Result(name, journal, verdict)
+    if took is None:
+        result.wrong.append("not all was flushed within a minute")
+    return result
+
+
+async def refuses(place: Place) -> bool:
+    """Whether a change is answered 503."""
+    async with Client(place.url) as client:
+        request = dialects.SESSION.add(Owner("session", "s-asker"), HOT, 1)
+        answer = await client.send(request.method, request.path, {}, request.content)
+        return answer.status == 503
+
+
+async def lasting(seconds: float) -> Window:
+    """From now on, so long."""
+    begun = time.perf_counter()
+    await asyncio.sleep(seconds)
+    return begun, time.perf_counter()
+
+
+def compare_waits(result: Result, told: str, usual: Windows, hurt: Windows) -> None:
+    """Compare the p99 of what was granted with the usual one."""
+    waits = result.journal.waits
+    ratio = waits.p99_s(hurt) / waits.p99_s(usual)
+    result.notes.append(f"p99 {ratio:.2f} of the usual {told}")
+    if result.is_measured and ratio > _SLOWER:
+        result.wrong.append(f"p99 was {ratio:.2f} of the usual {told}")
