@@ -1,7 +1,7 @@
 """PostgreSQL: the record of catalogue and stock, and the durable copy of the carts."""
 
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import asyncpg
@@ -408,7 +408,7 @@ async def _page(
 
 
 class Restorable(NamedTuple):
-    """A cart, at the version behind which it can go on; whether its row has that version.
+    """A cart, with the version and the prices behind which it can go on; whether its row has these.
 
     If not, Redis lost the cart after price changes of it were written that the row does not have.
     """
@@ -419,13 +419,22 @@ class Restorable(NamedTuple):
 
 async def _restorable(connection: Any, tenant: str, ids: Sequence[int]) -> list[Restorable]:
     carts = await carts_of(connection, tenant, ids)
-    rows = await connection.fetch(_q("last_events"), tenant, ids)
-    events = {row["id"]: row["version"] for row in rows}
-    found = []
-    for cart in carts:
-        version = max(cart.version, events.get(cart.id, 0))
-        found.append(Restorable(replace(cart, version=version), version == cart.version))
-    return found
+    later: dict[int, dict[int, Any]] = {}
+    for row in await connection.fetch(_q("later_prices"), tenant, ids):
+        later.setdefault(row["cart_id"], {})[row["cart_item_id"] & MAX_LINE] = row
+    return [_behind(cart, later.get(cart.id, {})) for cart in carts]
+
+
+def _behind(cart: Cart, later: Mapping[int, Any]) -> Restorable:
+    """The cart behind price changes of its lines (by number)."""
+    lines = [
+        replace(line, price_minor=later[line.number]["price_minor"])
+        if line.number in later
+        else line
+        for line in cart.lines
+    ]
+    version = max([cart.version, *(row["version"] for row in later.values())])
+    return Restorable(replace(cart, version=version, lines=lines), not later)
 
 
 async def carts_of(connection: Any, tenant: str, ids: Sequence[int]) -> list[Cart]:

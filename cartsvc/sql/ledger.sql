@@ -408,13 +408,16 @@ FROM carts WHERE tenant = $1 AND status = 'ACTIVE' AND id > $2 ORDER BY id LIMIT
 SELECT greatest((SELECT max(id) FROM carts WHERE tenant = $1),
                 (SELECT max(cart_id) FROM price_history WHERE tenant = $1));
 
--- name: last_events
--- The latest version at which a price change of a cart is written; of those that have any.
+-- name: later_prices
+-- Of lines whose price has changed behind the version of their cart's row: the last change.
 -- $1 tenant, $2 ids of the carts
-SELECT cart.id, max(cart_version) AS version
-FROM unnest($2::bigint[]) AS cart (id)
-     JOIN price_history ON tenant = $1 AND cart_item_id BETWEEN cart.id * 4096 AND cart.id * 4096 + 4095
-GROUP BY cart.id;
+SELECT DISTINCT ON (cart_item_id)
+       carts.id AS cart_id, cart_item_id, cart_version AS version, new_price_minor AS price_minor
+FROM carts
+     JOIN price_history ON price_history.tenant = $1 AND cart_version > carts.version
+          AND cart_item_id BETWEEN carts.id * 4096 AND carts.id * 4096 + 4095
+WHERE carts.tenant = $1 AND carts.id = ANY($2::bigint[])
+ORDER BY cart_item_id, cart_version DESC;
 
 -- name: carts_set_aside
 -- Carts that are set aside, and whose rows are active or not there.
