@@ -132,9 +132,18 @@ class Backlog:
     async def price_changes(
         self, bucket: Bucket, after: str, limit: int
     ) -> tuple[list[PriceChange], str]:
-        """Changes behind stream id `after`, at most `limit`, and the id of the last one."""
+        """Changes in the `limit` entries behind stream id `after`, and the id of the last entry.
+
+        An entry that no script of ours has written is left out, and logged with all it holds.
+        """
         entries: Any = await self.redis.xrange(bucket.prices, f"({after}", "+", limit)
-        changes = [_price_change(fields) for _, fields in entries]
+        changes = []
+        for entry, fields in entries:
+            try:
+                changes.append(_price_change(fields))
+            except (KeyError, ValueError):
+                name = f"{bucket.prices} {entry.decode()}"
+                log.error("%s is not readable as a price change: %r", name, fields)
         return changes, entries[-1][0].decode() if entries else after
 
     async def trim_prices(self, bucket: Bucket, offset: str) -> None:

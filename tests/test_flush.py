@@ -211,6 +211,26 @@ async def test_a_price_change_that_is_there_already_is_no_second_row(
     assert await open_shop.redis.xlen("prices:{default:0}") == 0
 
 
+@pytest.mark.parametrize("junk", [{"a": "b"}, {"cart": "one"}])
+async def test_what_is_no_price_change_keeps_none_waiting(
+    flush: ModuleType,
+    open_shop: Shop,
+    ledger: Ledger,
+    junk: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Somebody put it into the stream by hand: it is in the log, then."""
+    await open_shop.add()
+    await open_shop.redis.xadd("prices:{default:0}", junk)
+    await change_price(open_shop, "24.50")
+    await open_shop.redis.xadd("prices:{default:0}", junk)
+    assert await prices(flush, open_shop, ledger) == 1
+    assert await open_shop.redis.xlen("prices:{default:0}") == 0
+    [told, _] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert told.startswith("prices:{default:0} ")
+    assert all(part in told for part in (*junk, *junk.values()))
+
+
 async def test_a_bucket_is_flushed_by_one_worker_at_a_time(
     flush: ModuleType, open_shop: Shop, ledger: Ledger
 ) -> None:
