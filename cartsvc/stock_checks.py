@@ -2,26 +2,43 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from cartsvc.audit import Audit
 from cartsvc.backlog import Backlog
-from cartsvc.findings import Finding, number_of, pages, text_of
+from cartsvc.findings import Finding, number_of, pages
+from cartsvc.held_lines import HeldLines
 from cartsvc.keys import Bucket
 from cartsvc.recovery import Books, units_sold
 
 MAX_HOLDS = 5_000
-"""Lines whose units are added up in one script, which takes some 10 ms; of counters that more lines
-hold, only the books are looked at."""
+"""Lines whose units are added up in one script, which takes some 10 ms. More are added up in
+slices; if they do not stand still meanwhile, only the books of their counter are looked at."""
 
 _ATTEMPTS = 5
 """How often a counter that moves is looked at, until it stands still for one look."""
 
 
+class Counted(NamedTuple):
+    """A counter's units in Redis at one instant; None where one is missing, or not known."""
+
+    free: int | None
+    held: int
+    sold: int
+    received: int | None
+    in_carts: int | None
+
+    @classmethod
+    def of(cls, units: Sequence[bytes | None], in_carts: int | None) -> Self:
+        """As they are written in Redis."""
+        free, held, sold, received = map(number_of, units)
+        return cls(free, held or 0, sold or 0, received, in_carts)
+
+
 class Level(NamedTuple):
     """A counter's units in Redis, None where one is missing, and what they ought to be.
 
-    `in_carts` is what lines hold, None where these are too many; `books` are PostgreSQL's, None
+    `in_carts` is what lines hold, None where that is not known; `books` are PostgreSQL's, None
     where it has none; `sold_next` is what orders have sold, written or not.
     """
 
@@ -65,6 +82,7 @@ class Counters:
         self.redis: Any = backlog.redis
         self.bucket = bucket
         self.audit = audit
+        self.lines = HeldLines(self.redis, bucket)
 
     async def slices(self) -> AsyncIterator[list[str]]:
         """What Redis has received, and what only others know."""
@@ -100,37 +118,19 @@ class Counters:
         return found
 
     async def _levels(self, skus: Sequence[str]) -> dict[str, Level]:
-        counted = [await self._counted(sku, names) for sku, names in await self._holds(skus)]
+        counted = [await self._counted(sku) for sku in skus]
         orders = await self._unwritten()
         recorded = await self.audit.recorded(skus, orders)
         sold_after = await self.redis.hmget(self.bucket.sold, skus)
         levels = {}
         for sku, units, after in zip(skus, counted, sold_after, strict=True):
             # Orders are made, and written, all the time: they are compared where none was made.
-            if units is None or units[2] != (number_of(after) or 0):
+            if units is None or units.sold != (number_of(after) or 0):
                 continue
             books = recorded.books.get(sku)
             sold = sum(order[sku] for order in recorded.not_counted.values())
             levels[sku] = Level(*units, books, sold + (books.sold if books else 0))
         return levels
-
-    async def _holds(self, skus: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """Each counter with the carts (keys) that hold units of it, one per line."""
-        asked = self.redis.pipeline(transaction=False)
-        for sku in skus:
-            asked.zrange(
-                self.bucket.holds_by_sku,
-                f"[{sku} ",
-                f"({sku}!",
-                bylex=True,
-                offset=0,
-                num=MAX_HOLDS + 1,
-            )
-        names = await asked.execute()
-        return [
-            (sku, [text_of(name).split(" ", 3)[-1] for name in found])
-            for sku, found in zip(skus, names, strict=True)
-        ]
 
     def keys(self, carts: Sequence[str]) -> list[str]:
         """What a script that counts a counter anew is given."""
@@ -138,22 +138,26 @@ class Counters:
         shared = [bucket.seq, bucket.stock, bucket.held, bucket.sold, bucket.received]
         return [*shared, bucket.holds_by_sku, *dict.fromkeys(carts)]
 
-    async def carts_with(self, sku: str) -> list[str]:
-        """Carts (keys) that hold units of a counter."""
-        [(_, carts)] = await self._holds([sku])
-        return carts
+    async def carts_with(self, sku: str, most: int | None = None) -> list[str]:
+        """Carts (keys) that hold units of a counter, one a line; of at most so many lines."""
+        return [line.key for line in await self.lines.of(sku, most)]
 
-    async def _counted(
-        self, sku: str, carts: Sequence[str]
-    ) -> tuple[int | None, int, int, int | None, int | None] | None:
-        """Units free, held, sold, received, and in carts; None where carts came in between."""
-        is_too_much = len(carts) > MAX_HOLDS
-        keys = self.keys([] if is_too_much else carts)
-        [units] = await self.runner.run_many("counter_look", [(keys, [sku])])
-        free, held, sold, received = map(number_of, units[:4])
-        if units[4] is None and not is_too_much:
-            return None
-        return free, held or 0, sold or 0, received, units[4]
+    async def _counted(self, sku: str) -> Counted | None:
+        """None where carts came in between."""
+        carts = await self.carts_with(sku, MAX_HOLDS + 1)
+        if len(carts) <= MAX_HOLDS:
+            counted = await self._looked(sku, carts)
+            return None if counted.in_carts is None else counted
+        at_rest = await self.lines.units_at_rest(sku)
+        if at_rest is None:
+            return await self._looked(sku, [])
+        units, in_carts = at_rest
+        return Counted.of(units, in_carts)
+
+    async def _looked(self, sku: str, carts: Sequence[str]) -> Counted:
+        """What is in carts is known only if no others hold units."""
+        [units] = await self.runner.run_many("counter_look", [(self.keys(carts), [sku])])
+        return Counted.of(units[:4], units[4])
 
     async def _unwritten(self) -> dict[int, Counter[str]]:
         """Orders that are dirty: cart id -> units by counter."""

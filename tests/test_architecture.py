@@ -39,7 +39,7 @@ RINGS = [
         "audit",
         "findings",
     },
-    {"backlog", "stock", "identity", "http", "upkeep", "replay", "preflight"},
+    {"backlog", "stock", "identity", "http", "upkeep", "replay", "preflight", "held_lines"},
     {
         "flush",
         "archive",

@@ -15,6 +15,7 @@ from cartsvc import flush, upkeep
 from cartsvc.cart_checks import Place
 from cartsvc.errors import NotWarm, Refused, Unavailable, UnknownTenant
 from cartsvc.findings import Finding
+from cartsvc.held_lines import HeldLines
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
@@ -631,14 +632,47 @@ async def test_where_too_much_is_wrong_it_is_broken_off(
     assert (await audited.verifier().run()).broken_off == ["carts in Redis"]
 
 
-async def test_a_counter_that_too_many_hold_is_not_added_up(
-    audited: Audited, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await audited.shop.redis.hset(audited.bucket.held, "pin", 1)
-    assert len(await audited.verify()) == 2
+@pytest.fixture
+def many_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many lines for one script, and for one page."""
     monkeypatch.setattr("cartsvc.stock_checks.MAX_HOLDS", 0)
+    monkeypatch.setattr("cartsvc.held_lines._AT_ONCE", 1)
+
+
+@pytest.mark.usefixtures("many_hold")
+async def test_a_counter_that_many_hold_is_added_up_in_slices(audited: Audited) -> None:
+    assert await audited.verify() == []
+    await add(audited, BOB, (LAMP, 3))
+    await audited.flush()
+    assert await audited.verify() == []
     await audited.shop.redis.hincrby(audited.bucket.held, LAMP, 1)
-    assert f"counter {LAMP} has 3 held, and carts hold 2" not in await audited.verify()
+    await audited.shop.redis.hincrby(audited.bucket.stock, LAMP, -1)
+    assert await audited.verify() == [f"counter {LAMP} has 6 held, and carts hold 5"]
+    assert (await audited.repair()).left == []
+    assert await audited.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("behind", "owner", "units"),
+    [("of", BOB, None), ("of", ANN, 3), ("_states", BOB, None), ("_states", ANN, None)],
+)
+async def test_what_many_hold_is_added_up_only_while_it_stands_still(
+    audited: Audited,
+    monkeypatch: pytest.MonkeyPatch,
+    behind: str,
+    owner: Owner,
+    units: int | None,
+) -> None:
+    """Another cart comes, or one that is there changes, behind a step."""
+    lines = HeldLines(audited.shop.redis, audited.bucket)
+    assert (await lines.units_at_rest(LAMP) or (0, 0))[1] == 2
+
+    async def change() -> None:
+        await add(audited, owner, (LAMP, 1))
+
+    meanwhile(monkeypatch, lines, behind, change, before=False)
+    found = await lines.units_at_rest(LAMP)
+    assert (found and found[1]) == units
 
 
 async def test_who_is_not_there_is_not_audited(audited: Audited) -> None:
@@ -719,7 +753,7 @@ async def test_a_cart_that_takes_units_meanwhile_is_not_told(
     async def change() -> None:
         await add(audited, EVE, (LAMP, 1))
 
-    meanwhile(monkeypatch, verifier.counters, "_holds", change, before=False)
+    meanwhile(monkeypatch, verifier.counters, "carts_with", change, before=False)
     levels = await verifier.counters.levels([LAMP])
     assert (levels[LAMP].held, levels[LAMP].in_carts) == (3, 3)
 
