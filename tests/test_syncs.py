@@ -354,22 +354,18 @@ class TestStore:
 
 
 class Holding(Proxy):
-    """Keeps back the answers of a connection that has sent WAITAOF while `synced` is not set."""
+    """Keeps WAITAOF, and what its connection sends behind it, back while `synced` is not set."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__(redis_url)
         self.synced = asyncio.Event()
         self.held = 0
 
-    async def _requests(
-        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter
-    ) -> None:
-        while data := await client.read(65_536):
-            if b"WAITAOF" in data:
-                self.held += 1
-                await self.synced.wait()
-            to_server.write(data)
-        to_server.close()
+    async def request(self, data: bytes, to_server: asyncio.StreamWriter) -> None:
+        if b"WAITAOF" in data:
+            self.held += 1
+            await self.synced.wait()
+        await super().request(data, to_server)
 
 
 @pytest.fixture(scope="module")

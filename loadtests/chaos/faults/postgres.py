@@ -24,7 +24,7 @@ from loadtests.chaos.faults.fault import (
 from loadtests.chaos.http import Client
 from loadtests.chaos.journal import Journal
 from loadtests.chaos.place import Place, opened, row, skus
-from loadtests.chaos.proxy import Proxy
+from loadtests.chaos.proxy import BadProxy
 from loadtests.chaos.shoppers import Habits, crowd
 from loadtests.chaos.waits import Window
 
@@ -42,7 +42,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
     """PostgreSQL is stopped for a minute, back, slow for a minute, and well again."""
     minute, mark_s = 60 * scale, max(1, int(40 * scale))
     async with opened(tree=tree, max_dirty_age_s=mark_s) as place:
-        async with Proxy(place.postgres.url) as proxy:
+        async with BadProxy(place.postgres.url) as proxy:
             place.settings = replace(place.settings, database_url=proxy.url)
             products = skus(20)
             await place.sell(*(row(sku, PLENTY) for sku in products))

@@ -5,7 +5,7 @@ from pathlib import Path
 from loadtests.chaos.faults.fault import PLENTY, Result, result_of
 from loadtests.chaos.journal import Journal
 from loadtests.chaos.place import opened, row, skus
-from loadtests.chaos.proxy import Proxy
+from loadtests.chaos.proxy import BadProxy
 from loadtests.chaos.shoppers import Habits, crowd
 
 
@@ -14,7 +14,7 @@ async def _lost_replies(scale: float, tree: Path | None, *, with_keys: bool) -> 
     async with opened(tree=tree) as place:
         products = skus(20)
         await place.sell(*(row(sku, PLENTY) for sku in products))
-        async with Proxy(place.valkey.url, loss=0.05) as proxy:
+        async with BadProxy(place.valkey.url, loss=0.05) as proxy:
             await place.start(redis_url=proxy.url)
             journal = Journal()
             habits = Habits(int(150 * scale), products, with_keys=with_keys)
