@@ -42,7 +42,7 @@ async def slow_clients(scale: float, tree: Path | None = None) -> Result:
         load = Load(place, journal, habits)
         await asyncio.sleep(1)  # Until all connections are there.
         usual, hurt = [], []
-        for _ in range(max(1, int(3 * scale))):
+        for _ in range(max(1, int(2 * scale))):
             usual.append(await lasting(max(1, 8 * scale)))
             async with _Slow(place.url, idle, slow) as others:
                 hurt.append(await lasting(max(1, 8 * scale)))

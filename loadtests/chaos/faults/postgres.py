@@ -34,6 +34,9 @@ _REPLY_S = 0.05
 _CAUGHT_UP_S = 1.0
 """Dirty carts that are not older are the flush's usual pace."""
 
+_NOTICED_S = 3.0
+"""How long it takes at most until a mark that is passed is noticed."""
+
 _POLL_S = 0.05
 _POISON = "s-poison"
 
@@ -87,11 +90,15 @@ async def _refused(place: Place) -> list[str]:
 
 
 def _judge(result: Result, before: Window, away: Window, slow: Window, mark_s: float) -> None:
-    """What shoppers noticed: up to the mark, nothing."""
+    """What shoppers noticed: up to the mark, nothing; past it, that all is refused."""
+    waits = result.journal.waits
+    past = [one.status for one in waits.within((away[0] + mark_s + _NOTICED_S, away[1]))]
+    result.notes.append(f"{past.count(503):,} refused past the mark of {mark_s} s")
+    if set(past) - {503}:
+        result.wrong.append(f"{len(past) - past.count(503)} were not refused past the mark")
     for name, window in (("away", (away[0], away[0] + mark_s)), ("slow", slow)):
-        within = result.journal.waits.within(window)
         compare_waits(result, f"while {name}", [before], [window])
-        if early := [one for one in within if one.status == 503]:
+        if early := [one for one in waits.within(window) if one.status == 503]:
             result.wrong.append(f"{len(early)} answers 503 while {name}, before the mark")
 
 
