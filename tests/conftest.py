@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ from tests.callers import NO_TLS
 from tests.shop import LAMP, MUG, SECRET, FakeRunner, Shop
 
 _numbers = itertools.count(1)
+
+# httpcore looks for it with every request, in vain, which takes a third of the request's time.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
