@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,9 +19,14 @@ from cartsvc.embedded import free_port
 from cartsvc.ledger import Ledger
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
+from tests import databases
+from tests.callers import NO_TLS
 from tests.shop import LAMP, MUG, SECRET, FakeRunner, Shop
 
-_databases = itertools.count(1)
+_numbers = itertools.count(1)
+
+# httpcore looks for it with every request, in vain, which takes a third of the request's time.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -73,25 +79,31 @@ async def fake_shop() -> AsyncIterator[Shop]:
     await redis.aclose()
 
 
-async def make_database(postgres: embedded.Postgres, name: str) -> str:
-    """The URL of a new database, migrated."""
-    admin = await Ledger.connect(postgres.url_of("postgres"))
-    template = await Ledger.connect(postgres.url)
-    await template.migrate()
-    await template.close()
-    await admin.pool.execute(f"CREATE DATABASE {name} TEMPLATE cartsvc")
-    await admin.close()
-    return postgres.url_of(name)
+@pytest.fixture(scope="session")
+def migrated(postgres: embedded.Postgres) -> embedded.Postgres:
+    """PostgreSQL, with the template of all databases."""
+    asyncio.run(databases.make_template(postgres.url))
+    return postgres
+
+
+@pytest.fixture(scope="session")
+def free_databases() -> list[str]:
+    """URLs of those that no test uses, and that are like new."""
+    return []
 
 
 @pytest.fixture
-async def database_url(postgres: embedded.Postgres) -> AsyncIterator[str]:
-    """A database of the test's own, migrated."""
-    name = f"test_{next(_databases)}"
-    yield await make_database(postgres, name)
-    admin = await Ledger.connect(postgres.url_of("postgres"))
-    await admin.pool.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+async def database_url(
+    migrated: embedded.Postgres, free_databases: list[str]
+) -> AsyncIterator[str]:
+    """A database that is the test's own while it runs, migrated and empty."""
+    if free_databases:
+        url = free_databases.pop()
+    else:
+        url = await databases.make(migrated, f"test_{next(_numbers)}")
+    yield url
+    if await databases.give_back(url):
+        free_databases.append(url)
 
 
 @pytest.fixture
@@ -111,9 +123,9 @@ async def open_shop(shop: Shop, ledger: Ledger) -> Shop:
 
 
 @pytest.fixture(scope="session")
-def api_database_url(postgres: embedded.Postgres) -> str:
+def api_database_url(migrated: embedded.Postgres) -> str:
     """The database of the service at `api_url`."""
-    return asyncio.run(make_database(postgres, "api"))
+    return asyncio.run(databases.make(migrated, "api"))
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +151,7 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
 async def api_ledger(api_database_url: str, shop: Shop) -> AsyncIterator[Ledger]:
     """PostgreSQL of the service at `api_url`, which knows `shop`, and no cart."""
     ledger = await Ledger.connect(api_database_url)
-    await ledger.pool.execute("TRUNCATE buckets, carts, cart_items, price_history, dead_letter")
+    await databases.empty(ledger)
     await ledger.open_bucket(shop.bucket)
     yield ledger
     await ledger.close()
@@ -148,5 +160,5 @@ async def api_ledger(api_database_url: str, shop: Shop) -> AsyncIterator[Ledger]
 @pytest.fixture
 async def http(api_url: str, api_ledger: Ledger) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the service, whose Redis holds `shop`."""
-    async with httpx.AsyncClient(base_url=api_url) as client:
+    async with httpx.AsyncClient(base_url=api_url, verify=NO_TLS) as client:
         yield client

@@ -37,6 +37,7 @@ from cartsvc.model import (
     item_id,
 )
 from cartsvc.settings import Settings
+from tests import databases
 from tests.shop import LAMP, MUG, SECRET, Shop
 from tests.test_identity import Private, jwk, public_pem, segment
 
@@ -228,7 +229,7 @@ class World:
     async def anew(self) -> None:
         """Make it again, as it was."""
         await self.shop.redis.flushall()
-        await self.ledger.pool.execute("TRUNCATE buckets, carts, cart_items, price_history")
+        await databases.empty(self.ledger)
         await self.shop.open()
         await self.ledger.open_bucket(self.shop.bucket)
         self.active, self.carts = {}, []

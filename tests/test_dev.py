@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -76,6 +76,17 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def start(folder: Path, database_url: str) -> Callable[..., Dev]:
+    """Runs it in the folder with another PostgreSQL: one of its own takes longer than the rest."""
+
+    def start(**variables: str) -> Dev:
+        port = str(free_port())
+        return Dev(folder, CARTSVC_PORT=port, CARTSVC_DATABASE_URL=database_url, **variables)
+
+    return start
+
+
 def add(addresses: dict[str, str]) -> int:
     answer = httpx.post(f"{addresses['CARTSVC_URL']}/api/cart", json=REQUEST)
     return int(answer.json()["data"]["cart"]["total_items"])
@@ -132,8 +143,8 @@ async def test_up_add_down_and_up_again(folder: Path) -> None:
     assert [url for url in SERVERS if is_open(first[url])] == []
 
 
-def test_the_curl_line_works_as_it_is_printed(folder: Path) -> None:
-    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+def test_the_curl_line_works_as_it_is_printed(start: Callable[..., Dev]) -> None:
+    run = start()
     run.until_ready()
     try:
         [line] = [line for line in run.said if line.startswith("try: ")]
@@ -145,8 +156,8 @@ def test_the_curl_line_works_as_it_is_printed(folder: Path) -> None:
         run.end()
 
 
-def test_with_fsync_its_valkey_syncs_before_it_answers(folder: Path) -> None:
-    run = Dev(folder, CARTSVC_PORT=str(free_port()), CARTSVC_DURABILITY="fsync")
+def test_with_fsync_its_valkey_syncs_before_it_answers(start: Callable[..., Dev]) -> None:
+    run = start(CARTSVC_DURABILITY="fsync")
     addresses = run.until_ready()
     add(addresses)
     with Redis.from_url(addresses["CARTSVC_REDIS_URL"]) as redis:
@@ -189,10 +200,12 @@ def test_a_taken_port_is_told_in_a_line(folder: Path) -> None:
     )
 
 
-def test_a_second_one_in_the_folder_is_told_in_a_line(folder: Path) -> None:
-    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+def test_a_second_one_in_the_folder_is_told_in_a_line(
+    folder: Path, start: Callable[..., Dev]
+) -> None:
+    run = start()
     run.until_ready()
-    status, _, err = Dev(folder, CARTSVC_PORT=str(free_port())).end_by_itself()
+    status, _, err = start().end_by_itself()
     assert status == 1
     assert err == f"cartsvc: another `cartsvc dev` is using {folder}/.cartsvc\n"
     assert run.end()[0] == 0
@@ -252,20 +265,21 @@ async def test_killed_it_leaves_nothing_in_the_next_ones_way(folder: Path) -> No
     assert [url for url in SERVERS if is_open(addresses[url])] == []
 
 
-def test_somebody_elses_server_on_the_kept_port_is_told_in_a_line(folder: Path) -> None:
-    run = Dev(folder, CARTSVC_PORT=str(free_port()))
-    addresses = run.until_ready()
-    run.end()
-    port = urlsplit(addresses["CARTSVC_REDIS_URL"]).port
-    with socket.create_server(("127.0.0.1", port or 0)):
-        status, _, err = Dev(folder, CARTSVC_PORT=str(free_port())).end_by_itself()
-    assert status == 1
+def test_somebody_elses_server_on_the_kept_port_is_told_in_a_line(
+    folder: Path, start: Callable[..., Dev]
+) -> None:
     file = folder / ".cartsvc/valkey/port"
+    file.parent.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        port = somebody.getsockname()[1]
+        file.write_text(f"{port}\n")
+        status, _, err = start().end_by_itself()
+    assert status == 1
     assert err == f"cartsvc: port {port} is taken: stop what uses it, or remove {file}\n"
 
 
-def test_a_server_that_dies_ends_it_all(folder: Path) -> None:
-    run = Dev(folder, CARTSVC_PORT=str(free_port()))
+def test_a_server_that_dies_ends_it_all(folder: Path, start: Callable[..., Dev]) -> None:
+    run = start()
     run.until_ready()
     for child in psutil.Process(run.process.pid).children():
         if "valkey" in child.name():

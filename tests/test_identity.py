@@ -23,7 +23,7 @@ from cartsvc import dev, identity
 from cartsvc.errors import BadToken
 from cartsvc.identity import Principal, Verifier
 from cartsvc.settings import SettingError, Settings
-from tests.test_cli import run
+from tests.command import run
 
 SECRET = "a secret that is long enough for every HMAC: 64 bytes of SHA-512!"
 NOW = 1_800_000_000

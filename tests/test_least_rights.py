@@ -28,9 +28,9 @@ from cartsvc.model import LineRequest, Owner
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass
+from tests.command import run
 from tests.shop import ANN, LAMP, MUG, SECRET, Shop
 from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, bearer
-from tests.test_cli import run
 from tests.test_dead_letter import poison, worker_of
 from tests.test_tenant_isolation import patterns
 from tests.test_verify import MENDED, Audited, Damage, new_price

@@ -14,10 +14,10 @@ from cartsvc.embedded import free_port
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.preflight import UnfitRedis, check
 from cartsvc.scripts import Runner
+from tests.command import run
 from tests.proxy import Peer
 from tests.rush import rush
 from tests.shop import LAMP, SECRET, Shop
-from tests.test_cli import run
 from tests.test_link import after_greeting, own_valkey
 from tests.test_serve import is_refused
 from tests.test_syncs import KEY, LATE, SYNCED

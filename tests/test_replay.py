@@ -16,7 +16,7 @@ from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, Owner
 from cartsvc.replay import Replayed
 from cartsvc.worker import Pass
-from tests import test_cli
+from tests import command
 from tests.carts import BOB, add, close
 from tests.mutants import mutant_query, turns_red
 from tests.shop import ANN, LAMP, Shop
@@ -56,7 +56,7 @@ def servers(valkey: embedded.Valkey, database_url: str) -> dict[str, str]:
 
 
 async def run(servers: dict[str, str], *arguments: str) -> "CompletedProcess[str]":
-    return await asyncio.to_thread(test_cli.run, "dead-letter", *arguments, **servers)
+    return await asyncio.to_thread(command.run, "dead-letter", *arguments, **servers)
 
 
 async def test_list_prints_a_line_each(

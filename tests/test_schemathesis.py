@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -98,13 +99,27 @@ def answered() -> Iterator[set[int]]:
     assert statuses & {400, 401, 404, 422}
 
 
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    """Keeps its connection, and asks the environment for no proxy."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
 @SCHEMA.parametrize()
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_keeps_to_the_document(
-    case: schemathesis.Case[Any], api_url: str, stocked: None, answered: set[int]
+    case: schemathesis.Case[Any],
+    api_url: str,
+    session: requests.Session,
+    stocked: None,
+    answered: set[int],
 ) -> None:
     def send(headers: dict[str, str], checks: list[Any]) -> None:
-        answer = case.call_and_validate(base_url=api_url, headers=headers, checks=checks)
+        answer = case.call_and_validate(
+            base_url=api_url, session=session, headers=headers, checks=checks
+        )
         answered.add(answer.status_code)
 
     send(SHOPPER, [*CHECKS, *REFUSALS])

@@ -20,9 +20,9 @@ from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner
 from cartsvc.settings import Settings
 from tests import test_authorization as authorization
+from tests.command import run
 from tests.shop import LAMP, SECRET, Shop
 from tests.test_authorization import RECORDS, ROUTES, Aim, Caller, World, bearer, token_of
-from tests.test_cli import run
 from tests.test_identity import segment
 from tests.wait import wait_until
 

@@ -24,9 +24,10 @@ from cartsvc.settings import Settings
 from cartsvc.store import Store
 from cartsvc.syncs import Syncs
 from tests.carts import BOB, refused
+from tests.command import run
 from tests.proxy import Peer, Proxy
 from tests.shop import ANN, LAMP, SECRET, Shop
-from tests.test_cli import ROWS, run
+from tests.test_cli import ROWS
 from tests.test_link import after_greeting, outcomes, unknown
 from tests.wait import wait_until
 
