@@ -607,7 +607,7 @@ async def everything(redis: Any) -> dict[bytes, Any]:
 
 
 MORE = os.environ.get("CARTSVC_EXAMPLES")
-EXAMPLES = int(MORE or 100)
+EXAMPLES = int(MORE or 50)
 ROUND = 10
 """Examples that are generated afresh. Hypothesis follows more of them with look-alikes."""
 

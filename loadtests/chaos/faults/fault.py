@@ -27,7 +27,8 @@ _SLOWER = 1.2
 class Result:
     """What a fault came to. `rules` are those that are asked for; `wrong` is what else is wrong.
 
-    How long shoppers waited counts only where it `is_measured`, for long enough.
+    How long shoppers waited, and when they were refused, counts only where it `is_measured`, for
+    long enough.
     """
 
     name: str
