@@ -341,12 +341,7 @@ class Store:
         keys = [bucket.cart(owner), bucket.closed(owner)]
         arguments = [status, _only(cart_id), _only(version)]
         fields = await self._run("cart_close", bucket, keys, arguments, once)
-        cart = cart_of(owner, fields_of(fields))
-        if cart.status != status:
-            error = CartChanged()
-            error.notices = cart.notices
-            raise error
-        return cart
+        return closed_as(status, cart_of(owner, fields_of(fields)))
 
     async def restore(
         self, bucket: Bucket, cart: Cart, *, is_as_flushed: bool = True, warming: bool = False
@@ -567,6 +562,19 @@ class Store:
         """As `_once`, while the time is not known."""
         await self.runner.time_known()
         return await self._once(script, bucket, keys, arguments)
+
+
+def closed_as(status: str, cart: Cart) -> Cart:
+    """The cart that a script gave for one that was to have this status.
+
+    Raises:
+        CartChanged: it was told what it lost, not closed.
+    """
+    if cart.status != status:
+        error = CartChanged()
+        error.notices = cart.notices
+        raise error
+    return cart
 
 
 def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:
