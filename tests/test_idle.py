@@ -208,6 +208,25 @@ async def test_a_cart_that_changes_while_it_is_looked_at_stays(idle: Idle) -> No
     assert await idle.shop.store.cool(idle.shop.bucket, flushed) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("carts:{default:0}", "not an id", "x"),
+        ("carts:{default:0}", "999", b"\xff"),
+        ("cart:{default:0}:session:ann", "updated", "long ago"),
+    ],
+)
+async def test_what_is_not_readable_keeps_none_waiting(
+    idle: Idle, name: str, field: str, value: str | bytes
+) -> None:
+    await lines(idle.shop)
+    await lines(idle.shop, BOB)
+    await idle.flush()
+    await idle.shop.redis.hset(name, field, value)
+    await idle.cool()
+    assert b"session:bob" in await idle.marked()
+
+
 async def test_many_leave_in_steps(idle: Idle) -> None:
     owners = [Owner("session", f"s{number}") for number in range(700)]
     await asyncio.gather(*(lines(idle.shop, owner) for owner in owners))
@@ -337,6 +356,28 @@ async def test_a_cart_that_was_touched_meanwhile_is_not(idle: Idle) -> None:
     with pytest.raises(NoCart):
         await idle.archive.close(idle.shop.bucket, touched, "ABANDONED", version=cart.version)
     assert await carts.read(idle.shop) == touched
+
+
+async def test_one_whose_owner_has_another_is_let_be(idle: Idle) -> None:
+    """Redis came back as it was before the first, and the worker must not end by that."""
+    first = await lines(idle.shop)
+    await idle.flush()
+    await forget(idle.shop, first)
+    second, bobs = await lines(idle.shop), await lines(idle.shop, BOB)
+    await idle.flush()
+    idle.shop.clock.ms += 30 * DAY_S * 1000
+    await idle.walk(idle.walks.abandon)
+    found = [await idle.ledger.status("default", cart.id) for cart in (first, second, bobs)]
+    assert found == ["ACTIVE", "ABANDONED", "ABANDONED"]
+
+
+async def forget(shop: Shop, cart: Cart) -> None:
+    """All that Redis has of a cart."""
+    key = shop.bucket.cart(cart.owner)
+    for line in cart.lines:
+        await shop.redis.zrem(shop.bucket.holders, f"{line.sku} {key}")
+    await shop.redis.delete(key)
+    await shop.redis.hdel(shop.bucket.carts, cart.id)
 
 
 @pytest.mark.parametrize("after_s", [0, DAY_S])
