@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cartsvc import flush, upkeep
 from cartsvc.cart_checks import Place
-from cartsvc.errors import NotWarm, Refused, Unavailable, UnknownTenant
+from cartsvc.errors import NotWarm, Refused, RowsRefused, Unavailable, UnknownTenant
 from cartsvc.findings import Finding
 from cartsvc.held_lines import HeldLines
 from cartsvc.idle import IdleCarts
@@ -605,6 +605,36 @@ async def test_a_price_change_that_is_set_aside_is_no_gap(audited: Audited) -> N
     await new_price(audited, 16)
     await audited.flush()
     assert [line[:12] for line in await audited.verify()] == ["dead letters"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"\xff"])
+@pytest.mark.parametrize("kind", ["cart", "price"])
+async def test_a_letter_that_is_not_readable_is_told_as_one(
+    audited: Audited, kind: str, body: bytes
+) -> None:
+    await set_aside(audited, kind, body)
+    for left in (await audited.verify(), [one.what for one in (await audited.repair()).left]):
+        assert [line[:12] for line in left] == ["dead letters"]
+
+
+async def set_aside(lost: Lost, kind: str, body: bytes) -> None:
+    await lost.ledger.pool.execute(
+        "INSERT INTO dead_letter (tenant, bucket, kind, cart_id, version, body, reason)"
+        " VALUES ('default', 0, $1, 9, 9, $2, '')",
+        kind,
+        body,
+    )
+
+
+async def test_what_an_unreadable_order_sold_is_not_guessed(audited: Audited) -> None:
+    await set_aside(audited, "cart", b"{}")
+    await audited.lose()
+    told = "is not readable as a cart: Object missing required field `id`"
+    with pytest.raises(RowsRefused, match=told):
+        await audited.warm()
+    assert not await audited.shop.redis.exists(audited.bucket.seq)
+    await audited.ledger.pool.execute("DELETE FROM dead_letter")
+    assert await audited.warm()
 
 
 async def test_a_cart_over_the_cap_is_told(audited: Audited) -> None:
