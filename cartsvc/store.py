@@ -502,12 +502,21 @@ class Store:
         return self.runner.syncs.after(lambda: self._decided(bucket, attempt))
 
     async def _decided(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """What an attempt gives, once the carts that it needs are in Redis."""
+        """What an attempt gives, once the carts that it needs are in Redis.
+
+        Raises:
+            Cold: one that was brought back is not there; its marker names another owner's, say.
+        """
+        brought_back: set[tuple[str, int]] = set()
         while True:
             try:
                 return await self._released(bucket, attempt)
             except Cold as cold:
+                named = (cold.cart, cold.cart_id)
+                if named in brought_back:
+                    raise
                 await self.bring_back(bucket, bucket.owner(cold.cart), cold.cart_id)
+                brought_back.add(named)
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""

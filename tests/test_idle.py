@@ -10,7 +10,7 @@ import pytest
 from cartsvc import flush
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
-from cartsvc.errors import CartExists, LedgerAway, NoCart
+from cartsvc.errors import CartExists, Cold, LedgerAway, NoCart
 from cartsvc.idle import IdleCarts
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, LineRequest, Merged, Notice, Owner
@@ -283,6 +283,18 @@ async def test_a_cart_that_postgresql_does_not_have_is_not_guessed(idle: Idle) -
     await idle.ledger.pool.execute("TRUNCATE carts, cart_items")
     await refused(idle.shop, LedgerAway, idle.shop.add(1))
     await refused(idle.shop, LedgerAway, carts.read(idle.shop))
+
+
+async def test_a_marker_of_anothers_cart_is_not_followed_for_ever(idle: Idle) -> None:
+    await lines(idle.shop)
+    bobs = await lines(idle.shop, BOB)
+    await idle.cool()
+    await idle.shop.redis.hset(idle.shop.bucket.cold, "session:ann", bobs.id)
+    async with asyncio.timeout(5):
+        for call in (idle.shop.add(1), carts.read(idle.shop)):
+            with pytest.raises(Cold):
+                await call
+    assert await carts.read(idle.shop, BOB) == bobs
 
 
 async def test_an_older_cart_does_not_take_its_place(idle: Idle) -> None:
