@@ -84,7 +84,8 @@ class Audit:
         for letter in letters:
             with suppress(ValueError):
                 cart = decode_cart(letter["body"])
-                not_counted[cart.id] = units_sold(cart.lines)
+                # One that is dirty has been changed since it was set aside.
+                not_counted.setdefault(cart.id, units_sold(cart.lines))
         for row in closed:
             not_counted.pop(row["id"], None)
         found = {row["sku"]: Books(row["sku"], row["received"], row["sold"]) for row in books}

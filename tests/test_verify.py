@@ -591,10 +591,13 @@ async def test_an_order_that_is_set_aside_counts_as_sold(audited: Audited) -> No
         "ALTER TABLE cart_items ADD CONSTRAINT few CHECK (quantity <> 5)"
     )
     await add(audited, EVE, (MUG, 5))
-    await carts.close(audited.shop, owner=EVE)
     await audited.flush()
-    [found] = await audited.verify()
-    assert found.startswith("dead letters 1 rows are set aside")
+    await carts.close(audited.shop, owner=EVE)
+    # Before a flush, the letter is the cart's as it was; behind it, the order's.
+    for _ in range(2):
+        [found] = await audited.verify()
+        assert found.startswith("dead letters 1 rows are set aside")
+        await audited.flush()
 
 
 async def test_a_price_change_that_is_set_aside_is_no_gap(audited: Audited) -> None:
