@@ -196,6 +196,10 @@ MENDED: dict[str, tuple[Damage, list[str]]] = {
         lambda redis, bucket, _: redis.zadd(bucket.holds, {bucket.cart(BOB): 1}),
         ["stands in 'holds', where it does not belong"],
     ),
+    "holds has a deadline that is none": (
+        lambda redis, bucket, _: redis.zadd(bucket.holds, {hot(bucket): "inf"}),
+        ["stands wrongly in 'holds'"],
+    ),
     "due is another deadline": (
         lambda redis, bucket, _: redis.hset(hot(bucket), "due", 1_763_640_700_000),
         ["stands wrongly in 'due'"],
@@ -706,6 +710,17 @@ async def test_what_many_hold_is_added_up_only_while_it_stands_still(
     meanwhile(monkeypatch, lines, behind, change, before=False)
     found = await lines.units_at_rest(LAMP)
     assert (found and found[1]) == units
+
+
+async def test_a_name_of_no_line_leads_to_none() -> None:
+    """A score that is not 0 lets Redis find it under any counter."""
+
+    class Odd:
+        async def zrange(self, *_: object, **__: object) -> list[bytes]:
+            return [b"x"]
+
+    found = await HeldLines(Odd(), Bucket("default")).of(LAMP)
+    assert [line.key for line in found] == [""]
 
 
 async def test_who_is_not_there_is_not_audited(audited: Audited) -> None:
