@@ -430,7 +430,8 @@ class Store:
         """Let a request that no script decides count as answered."""
 
         async def attempt() -> Any:
-            arguments = (await self.now_ms(), self._terms(once))
+            once.at_ms = await self.now_ms()
+            arguments = (once.at_ms, self._terms(once))
             return await self.runner.run("outcome_keep", bucket.once(once), arguments)
 
         await self._answered(lambda: self._kept(bucket, attempt), once)
