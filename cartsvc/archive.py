@@ -144,7 +144,7 @@ class Archive:
             if once.is_replay:
                 return await self._closed(bucket, cart)
         try:
-            return await change(once)
+            changed = await change(once)
         except CartError:
             if once.at_ms:  # A script has decided.
                 raise
@@ -153,6 +153,13 @@ class Archive:
             if not once.is_replay:
                 raise
             return await self._closed(bucket, cart)
+        if not once.at_ms:
+            # Nothing was left to do; one of the same key may have done it.
+            with contextlib.suppress(NoCart):
+                cart = await self.store.outcome(bucket, once)
+                if once.is_replay:
+                    return await self._closed(bucket, cart)
+        return changed
 
     async def _closed(self, bucket: Bucket, cart: Cart | None) -> Cart | None:
         if cart is not None and cart.status != ACTIVE:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -75,15 +75,17 @@ class Audit:
 
     async def recorded(self, skus: Sequence[str], orders: dict[int, Counter[str]]) -> Recorded:
         """Books of counters; of orders (as `not_counted`), and of those that are set aside, which
-        are not in them."""
+        are not in them, as far as they are readable."""
         async with self._snapshot() as connection:
             books = await connection.fetch(query("books_of"), self.tenant, skus)
             letters = await connection.fetch(query("carts_set_aside"), self.tenant)
             closed = await connection.fetch(query("closed_rows"), self.tenant, _possible(orders))
         not_counted = dict(orders)
         for letter in letters:
-            cart = decode_cart(letter["body"])
-            not_counted[cart.id] = units_sold(cart.lines)
+            with suppress(ValueError):
+                cart = decode_cart(letter["body"])
+                # One that is dirty has been changed since it was set aside.
+                not_counted.setdefault(cart.id, units_sold(cart.lines))
         for row in closed:
             not_counted.pop(row["id"], None)
         found = {row["sku"]: Books(row["sku"], row["received"], row["sold"]) for row in books}
@@ -102,7 +104,7 @@ class Audit:
             after = rows[-1]["id"]
 
     async def chains(self, items: Collection[int]) -> dict[int, Chain]:
-        """The price changes of lines (item ids), those that are set aside too."""
+        """The price changes of lines (item ids), those that are set aside and readable too."""
         chains = {item: Chain() for item in items}
         async with self._snapshot() as connection:
             rows = await connection.fetch(query("price_chain"), self.tenant, list(items))
@@ -112,7 +114,8 @@ class Audit:
             chain.changes[row["cart_version"]] = (row["old_price_minor"], row["new_price_minor"])
             chain.price_minor, chain.version = row["price_minor"], row["version"]
         for letter in letters:
-            add_change(chains, _price_change(letter["body"]))
+            with suppress(ValueError):
+                add_change(chains, _price_change(letter["body"]))
         return chains
 
     async def letters(self) -> int:

@@ -230,8 +230,7 @@ def _of_holds_by_sku(member: str, _: float) -> _Named:
 
 
 def _of_holds(member: str, score: float) -> _Named:
-    ought = b"%d" % score
-    return _Named(member, member, "due", lambda value: value == ought)
+    return _Named(member, member, "due", lambda value: number_of(value) == score)
 
 
 def _of_dirty(member: str, _: float) -> _Named:

@@ -27,6 +27,7 @@ from cartsvc.errors import (
     NotWarm,
     OutcomeUnknown,
     OutOfStock,
+    RowsRefused,
     StockHeld,
     UnknownLetter,
     UnknownSku,
@@ -124,6 +125,8 @@ def _told_of_tenant(error: CartError) -> str:
             return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
         case UnknownLetter(number=number):
             return f"nothing is set aside under number {number}"
+        case RowsRefused(reason=reason):
+            return reason
         case _:
             return str(error)
 

@@ -39,7 +39,7 @@ class HeldLines:
             names = await self.redis.zrange(
                 self.bucket.holds_by_sku, start, end, bylex=True, offset=0, num=_AT_ONCE
             )
-            yield [HeldLine(*text_of(name).split(" ", 3)[-2:]) for name in names]
+            yield [_held_line(text_of(name)) for name in names]
             if len(names) < _AT_ONCE:
                 return
             start = b"(" + names[-1]
@@ -81,3 +81,9 @@ def _held(counter: str, state: Sequence[bytes | None]) -> int:
     if hold is None or text_of(hold).partition(" ")[2] != counter:
         return 0
     return number_of(units) or 0
+
+
+def _held_line(name: str) -> HeldLine:
+    # Somebody else's hand may have written it.
+    _, _, sku, key = (*name.split(" ", 3), "", "", "")[:4]
+    return HeldLine(sku, key)

@@ -9,7 +9,8 @@ import contextlib
 from typing import Any
 
 from cartsvc.archive import ACTIVE, Archive
-from cartsvc.errors import CartClosed, NoCart
+from cartsvc.errors import CartClosed, CartExists, NoCart
+from cartsvc.findings import number_of, text_of
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.store import Store
@@ -51,14 +52,17 @@ class IdleCarts:
         found: Any
         place = self._places.get(("cool", repr(bucket)), 0)
         place, found = await redis.hscan(bucket.carts, place, count=_LOOKED_AT)
-        keys = {int(cart_id): key.decode() for cart_id, key in found.items()}
+        # What somebody else's hand has written is let be; it must not end the worker.
+        named = {number_of(cart_id): text_of(key) for cart_id, key in found.items()}
+        keys = {cart_id: key for cart_id, key in named.items() if cart_id is not None}
         changed = redis.pipeline(transaction=False)
         for key in keys.values():
             changed.hget(key, "updated")
+        times = [number_of(updated) for updated in await changed.execute()]
         idle = [
             cart_id
-            for cart_id, updated in zip(keys, await changed.execute(), strict=True)
-            if updated is not None and int(updated) <= before_ms
+            for cart_id, updated_ms in zip(keys, times, strict=True)
+            if updated_ms is not None and updated_ms <= before_ms
         ]
         flushed = await self.ledger.active_versions(bucket.tenant, idle) if idle else {}
         if flushed:
@@ -76,8 +80,9 @@ class IdleCarts:
             bucket.tenant, GUESTS, before_ms, after=place, limit=_ROWS
         )
         for cart_id in ids:
-            # One that was changed since it was written, or is closed meanwhile, is let be.
-            with contextlib.suppress(NoCart, CartClosed):
+            # One that was changed since it was written, or is closed meanwhile, is let be; and one
+            # whose owner has another cart, since Redis once came back older.
+            with contextlib.suppress(NoCart, CartClosed, CartExists):
                 cart = await self.archive.find(bucket, cart_id)
                 if cart.status == ACTIVE and cart.updated_ms <= before_ms:
                     await self.archive.close(bucket, cart, "ABANDONED", version=cart.version)

@@ -8,6 +8,7 @@ import msgspec
 
 from cartsvc import sql
 from cartsvc.catalog import Product, SaleRules, Variant
+from cartsvc.errors import RowsRefused
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, Line, Owner
 
@@ -65,10 +66,18 @@ class Recovery:
         return [Books(row["sku"], row["received"], row["sold"]) for row in rows]
 
     async def sold_by_letters(self) -> Counter[str]:
-        """Units by counter that carts sold which PostgreSQL refused, and which are set aside."""
+        """Units by counter that carts sold which PostgreSQL refused, and which are set aside.
+
+        Raises:
+            RowsRefused: one of them can't be read, and what it sold is not guessed.
+        """
         sold: Counter[str] = Counter()
         for row in await self._fetch("carts_set_aside"):
-            sold += units_sold(decode_cart(row["body"]).lines)
+            try:
+                sold += units_sold(decode_cart(row["body"]).lines)
+            except ValueError as error:
+                told = f"dead letter {row['number']} is not readable as a cart: {error}"
+                raise RowsRefused(told) from error
         return sold
 
     async def orders(self) -> list[Orders]:

@@ -32,6 +32,9 @@ def _setting(
 MAX_HOLD_TTL_S = 7 * 86_400
 """Longest that a cart may hold units, in seconds."""
 
+_MAX_OUTCOME_TTL_S = 365 * 86_400
+"""Redis refuses a TTL that is too long, and a script that keeps an outcome has changed the cart."""
+
 JWT_KEYS = ("jwt_secret", "jwt_public_key_file", "jwt_jwks_file")
 """What tokens can be verified with: whoever verifies needs exactly one."""
 
@@ -75,7 +78,10 @@ class Settings:
         at_most=1_000,
     )
     idempotency_ttl_s: int = _setting(
-        86_400, "how long the answer to an Idempotency-Key is kept, in seconds", at_least=1
+        86_400,
+        "how long the answer to an Idempotency-Key is kept, in seconds",
+        at_least=1,
+        at_most=_MAX_OUTCOME_TTL_S,
     )
     idempotency_keys: int = _setting(
         1_000, "keys that one shopper may use in that time; past it 429", at_least=1

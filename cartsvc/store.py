@@ -341,12 +341,7 @@ class Store:
         keys = [bucket.cart(owner), bucket.closed(owner)]
         arguments = [status, _only(cart_id), _only(version)]
         fields = await self._run("cart_close", bucket, keys, arguments, once)
-        cart = cart_of(owner, fields_of(fields))
-        if cart.status != status:
-            error = CartChanged()
-            error.notices = cart.notices
-            raise error
-        return cart
+        return closed_as(status, cart_of(owner, fields_of(fields)))
 
     async def restore(
         self, bucket: Bucket, cart: Cart, *, is_as_flushed: bool = True, warming: bool = False
@@ -435,7 +430,8 @@ class Store:
         """Let a request that no script decides count as answered."""
 
         async def attempt() -> Any:
-            arguments = (await self.now_ms(), self._terms(once))
+            once.at_ms = await self.now_ms()
+            arguments = (once.at_ms, self._terms(once))
             return await self.runner.run("outcome_keep", bucket.once(once), arguments)
 
         await self._answered(lambda: self._kept(bucket, attempt), once)
@@ -507,12 +503,21 @@ class Store:
         return self.runner.syncs.after(lambda: self._decided(bucket, attempt))
 
     async def _decided(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
-        """What an attempt gives, once the carts that it needs are in Redis."""
+        """What an attempt gives, once the carts that it needs are in Redis.
+
+        Raises:
+            Cold: one that was brought back is not there; its marker names another owner's, say.
+        """
+        brought_back: set[tuple[str, int]] = set()
         while True:
             try:
                 return await self._released(bucket, attempt)
             except Cold as cold:
+                named = (cold.cart, cold.cart_id)
+                if named in brought_back:
+                    raise
                 await self.bring_back(bucket, bucket.owner(cold.cart), cold.cart_id)
+                brought_back.add(named)
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""
@@ -567,6 +572,19 @@ class Store:
         """As `_once`, while the time is not known."""
         await self.runner.time_known()
         return await self._once(script, bucket, keys, arguments)
+
+
+def closed_as(status: str, cart: Cart) -> Cart:
+    """The cart that a script gave for one that was to have this status.
+
+    Raises:
+        CartChanged: it was told what it lost, not closed.
+    """
+    if cart.status != status:
+        error = CartChanged()
+        error.notices = cart.notices
+        raise error
+    return cart
 
 
 def _can_be_shown(fields: dict[bytes, bytes], now_ms: int) -> bool:

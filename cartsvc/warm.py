@@ -43,6 +43,7 @@ async def warm(ledger: Ledger, archive: Archive, shelf: Shelf, bucket: Bucket) -
     Raises:
         UnknownTenant: PostgreSQL does not know the bucket.
         NotEmpty: Redis has keys of it, though not its sequence.
+        RowsRefused: an order is set aside that can't be read.
     """
     async with ledger.catalogue_change(bucket.tenant) as change:
         if await shelf.is_warm(bucket):

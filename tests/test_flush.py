@@ -287,6 +287,15 @@ async def test_an_unreadable_cart_keeps_none_waiting(
     assert "cart:{default:0}:session:ann is not readable as a cart" in caplog.text
 
 
+@pytest.mark.parametrize("field", ["", "x"])
+async def test_a_field_that_is_no_part_of_a_cart_keeps_none_waiting(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, field: str
+) -> None:
+    await open_shop.add()
+    await open_shop.redis.hset("cart:{default:0}:session:ann", field, "1")
+    assert await carts(flush, open_shop, ledger) == 1
+
+
 async def test_the_longest_dirty_are_written_first(
     flush: ModuleType, open_shop: Shop, ledger: Ledger
 ) -> None:

@@ -405,7 +405,10 @@ async def test_a_deleted_cart_that_postgresql_had_is_deleted_once(
     [eve] = [cart for cart in world.carts if cart.owner.id == "eve"]
     asked = {**ADMIN, "Idempotency-Key": KEY}
     path = f"/api/carts/{aim_at(eve).cart}"
-    assert [(await http.delete(path, headers=asked)).status_code for _ in range(3)] == [204] * 3
+    answers = [await http.delete(path, headers=asked) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [204] * 3
+    told = [answer.headers.get("idempotent-replay") for answer in answers]
+    assert told == [None, "true", "true"]
     assert (await http.delete(path, headers=ADMIN)).status_code == 404
 
 
@@ -444,6 +447,28 @@ async def test_a_conversion_that_was_not_written_is_when_it_is_asked_for_again(
     assert found is not None
     assert (found.status, asked.is_replay) == ("CONVERTED", True)
     assert await ledger.status("default", cart.id) == "CONVERTED"
+
+
+async def test_who_finds_it_done_by_the_same_key_is_told_so(
+    open_shop: Shop, ledger: Ledger
+) -> None:
+    """Neither had found an outcome when they began."""
+    archive = Archive(open_shop.store, Backlog(open_shop.runner), ledger, timeout_s=5)
+    cart = await open_shop.add(2)
+
+    async def close(asked: Once) -> Cart:
+        found = await archive.find(open_shop.bucket, cart.id)
+        return await archive.close(open_shop.bucket, found, "CONVERTED", asked)
+
+    async def close_late(asked: Once) -> Cart:
+        first = await archive.answer(open_shop.bucket, once(), close)
+        assert first is not None
+        assert first.status == "CONVERTED"
+        return await close(asked)
+
+    found = await archive.answer(open_shop.bucket, asked := once(), close_late)
+    assert found is not None
+    assert (found.status, asked.is_replay) == ("CONVERTED", True)
 
 
 async def test_a_refusal_that_was_not_decided_by_a_script_takes_no_key(

@@ -10,7 +10,7 @@ import pytest
 from cartsvc import flush
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
-from cartsvc.errors import CartExists, LedgerAway, NoCart
+from cartsvc.errors import CartExists, Cold, LedgerAway, NoCart
 from cartsvc.idle import IdleCarts
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, LineRequest, Merged, Notice, Owner
@@ -208,6 +208,25 @@ async def test_a_cart_that_changes_while_it_is_looked_at_stays(idle: Idle) -> No
     assert await idle.shop.store.cool(idle.shop.bucket, flushed) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("carts:{default:0}", "not an id", "x"),
+        ("carts:{default:0}", "999", b"\xff"),
+        ("cart:{default:0}:session:ann", "updated", "long ago"),
+    ],
+)
+async def test_what_is_not_readable_keeps_none_waiting(
+    idle: Idle, name: str, field: str, value: str | bytes
+) -> None:
+    await lines(idle.shop)
+    await lines(idle.shop, BOB)
+    await idle.flush()
+    await idle.shop.redis.hset(name, field, value)
+    await idle.cool()
+    assert b"session:bob" in await idle.marked()
+
+
 async def test_many_leave_in_steps(idle: Idle) -> None:
     owners = [Owner("session", f"s{number}") for number in range(700)]
     await asyncio.gather(*(lines(idle.shop, owner) for owner in owners))
@@ -264,6 +283,18 @@ async def test_a_cart_that_postgresql_does_not_have_is_not_guessed(idle: Idle) -
     await idle.ledger.pool.execute("TRUNCATE carts, cart_items")
     await refused(idle.shop, LedgerAway, idle.shop.add(1))
     await refused(idle.shop, LedgerAway, carts.read(idle.shop))
+
+
+async def test_a_marker_of_anothers_cart_is_not_followed_for_ever(idle: Idle) -> None:
+    await lines(idle.shop)
+    bobs = await lines(idle.shop, BOB)
+    await idle.cool()
+    await idle.shop.redis.hset(idle.shop.bucket.cold, "session:ann", bobs.id)
+    async with asyncio.timeout(5):
+        for call in (idle.shop.add(1), carts.read(idle.shop)):
+            with pytest.raises(Cold):
+                await call
+    assert await carts.read(idle.shop, BOB) == bobs
 
 
 async def test_an_older_cart_does_not_take_its_place(idle: Idle) -> None:
@@ -337,6 +368,28 @@ async def test_a_cart_that_was_touched_meanwhile_is_not(idle: Idle) -> None:
     with pytest.raises(NoCart):
         await idle.archive.close(idle.shop.bucket, touched, "ABANDONED", version=cart.version)
     assert await carts.read(idle.shop) == touched
+
+
+async def test_one_whose_owner_has_another_is_let_be(idle: Idle) -> None:
+    """Redis came back as it was before the first, and the worker must not end by that."""
+    first = await lines(idle.shop)
+    await idle.flush()
+    await forget(idle.shop, first)
+    second, bobs = await lines(idle.shop), await lines(idle.shop, BOB)
+    await idle.flush()
+    idle.shop.clock.ms += 30 * DAY_S * 1000
+    await idle.walk(idle.walks.abandon)
+    found = [await idle.ledger.status("default", cart.id) for cart in (first, second, bobs)]
+    assert found == ["ACTIVE", "ABANDONED", "ABANDONED"]
+
+
+async def forget(shop: Shop, cart: Cart) -> None:
+    """All that Redis has of a cart."""
+    key = shop.bucket.cart(cart.owner)
+    for line in cart.lines:
+        await shop.redis.zrem(shop.bucket.holders, f"{line.sku} {key}")
+    await shop.redis.delete(key)
+    await shop.redis.hdel(shop.bucket.carts, cart.id)
 
 
 @pytest.mark.parametrize("after_s", [0, DAY_S])

@@ -170,6 +170,24 @@ async def test_what_has_left_the_cart_is_told_first(http: httpx.AsyncClient, sho
     assert await books(shop, "205") == (5, 0, 0)
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_who_was_told_so_by_a_key_is_told_so_again(
+    http: httpx.AsyncClient, shop: Shop, method: str
+) -> None:
+    """It is not converted, and a 200 would say that it is."""
+    await sell(shop, stock=5, stock_policy="hold", hold_ttl_s=1)
+    await shop.store.add(shop.bucket, OWNER, [LineRequest("205", 2)])
+    path = path_of("CONVERTED") if method == "PATCH" else CART
+    headers = {**ANN, "Idempotency-Key": "9c2e"}
+    body = {"status": "CONVERTED"}
+    answers = [await http.request(method, path, json=body, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [409, 409]
+    assert answers[0].content == answers[1].content
+    told = [answer.headers["x-cart-notice"] for answer in answers]
+    assert told == ["hold_expired; sku=205; quantity=2"] * 2
+    assert [one.headers.get("idempotent-replay") for one in answers] == [None, "true"]
+
+
 @pytest.mark.parametrize("status", ["ABANDONED", "REMOVED"])
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 async def test_a_cart_that_is_given_up_frees_what_it_held(

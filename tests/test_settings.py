@@ -101,6 +101,7 @@ def test_reads_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -
         ("CARTSVC_REDIS_TIMEOUT_S", "0"),
         ("CARTSVC_REDIS_TIMEOUT_S", "fast"),
         ("CARTSVC_REDIS_IN_FLIGHT", "0"),
+        ("CARTSVC_IDEMPOTENCY_TTL_S", "9223372036854775807"),
         ("CARTSVC_DURABILITY", "disk"),
         ("CARTSVC_FLUSH_INTERVAL_S", "-inf"),
         ("CARTSVC_FLUSH_INTERVAL_S", "1e999"),

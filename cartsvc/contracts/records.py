@@ -53,6 +53,7 @@ from cartsvc.model import (
 )
 from cartsvc.money import Amount, Number
 from cartsvc.problems import problem
+from cartsvc.store import closed_as
 
 MAX_PAGE = 200
 """Most carts, or items, that a page may have; as many as it has when nothing else is asked for."""
@@ -276,7 +277,8 @@ class _Records:
                 raise BadFields({"userId": "The owner of a cart cannot be changed"})
             return await self.with_status(cart, request.status or _status(cart.status), once)
 
-        return _one(200, await self.changed(scope, body, caller, update))
+        changed = await self.changed(scope, body, caller, update)
+        return _one(200, closed_as(request.status or changed.status, changed))
 
     async def update_status(self, scope: Scope, body: bytes) -> Reply:
         caller, cart_id = self.caller_of(scope), _id(scope, "cart_id")
@@ -285,7 +287,8 @@ class _Records:
         async def update(once: Once | None) -> Cart:
             return await self.with_status(await self.cart_of(caller, cart_id), status, once)
 
-        return _one(200, await self.changed(scope, body, caller, update))
+        # Answered again, a cart that was not converted is not refused by the store.
+        return _one(200, closed_as(status, await self.changed(scope, body, caller, update)))
 
     async def with_status(self, cart: Cart, status: Status, once: Once | None) -> Cart:
         if status == "ACTIVE":

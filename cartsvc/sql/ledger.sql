@@ -422,7 +422,7 @@ ORDER BY cart_item_id, cart_version DESC;
 -- name: carts_set_aside
 -- Carts that are set aside, and whose rows are active or not there.
 -- $1 tenant
-SELECT body FROM dead_letter
+SELECT number, body FROM dead_letter
 WHERE tenant = $1 AND kind = 'cart'
       AND NOT EXISTS (SELECT FROM carts WHERE carts.tenant = $1 AND id = cart_id
                                               AND status <> 'ACTIVE');
