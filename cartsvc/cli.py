@@ -23,6 +23,7 @@ from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
 from cartsvc.errors import (
     CartError,
+    NoCounter,
     NotEmpty,
     NotWarm,
     OutcomeUnknown,
@@ -127,6 +128,8 @@ def _told_of_tenant(error: CartError) -> str:
             return f"nothing is set aside under number {number}"
         case RowsRefused(reason=reason):
             return reason
+        case NoCounter(sku=sku):
+            return f"Redis has no counter of {sku!r}: set its stock"
         case _:
             return str(error)
 

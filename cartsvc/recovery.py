@@ -65,20 +65,20 @@ class Recovery:
         rows = await self._fetch("books")
         return [Books(row["sku"], row["received"], row["sold"]) for row in rows]
 
-    async def sold_by_letters(self) -> Counter[str]:
-        """Units by counter that carts sold which PostgreSQL refused, and which are set aside.
+    async def set_aside(self) -> list[Cart]:
+        """Carts that PostgreSQL refused, as they were then, and of which it has nothing later.
 
         Raises:
             RowsRefused: one of them can't be read, and what it sold is not guessed.
         """
-        sold: Counter[str] = Counter()
+        carts = []
         for row in await self._fetch("carts_set_aside"):
             try:
-                sold += units_sold(decode_cart(row["body"]).lines)
+                carts.append(decode_cart(row["body"]))
             except ValueError as error:
                 told = f"dead letter {row['number']} is not readable as a cart: {error}"
                 raise RowsRefused(told) from error
-        return sold
+        return carts
 
     async def orders(self) -> list[Orders]:
         """Of the products that limit what a buyer may have."""

@@ -4,17 +4,18 @@ While it goes on the bucket has no sequence, so that every script refuses to cha
 comes last. Broken off, it begins anew.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cartsvc.archive import Archive
+from cartsvc.archive import ACTIVE, Archive
 from cartsvc.backlog import START
 from cartsvc.catalog import records
-from cartsvc.errors import NotEmpty, UnknownTenant
+from cartsvc.errors import NoCart, NotEmpty, UnknownTenant
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
-from cartsvc.model import CART_ID_STEP
-from cartsvc.recovery import Recovery
+from cartsvc.model import CART_ID_STEP, Cart
+from cartsvc.recovery import Recovery, units_sold
 from cartsvc.shelf import Shelf
 
 LOST_CARTS = 1_000_000
@@ -51,6 +52,7 @@ async def warm(ledger: Ledger, archive: Archive, shelf: Shelf, bucket: Bucket) -
         if not await ledger.has_bucket(bucket):
             raise UnknownTenant(bucket.tenant)
         rebuild = _Rebuild(ledger, archive, shelf, bucket)
+        await rebuild.dead_letters()
         await rebuild.make_room()
         # From here on nothing is written that was read from the Redis before.
         prices_offset = await change.begin_epoch(bucket)
@@ -59,6 +61,7 @@ async def warm(ledger: Ledger, archive: Archive, shelf: Shelf, bucket: Bucket) -
         await rebuild.orders()
         await rebuild.price_stream(prices_offset)
         await rebuild.carts()
+        await rebuild.refused_carts()
         await rebuild.open()
         await shelf.synced()
     return rebuild.done
@@ -73,6 +76,11 @@ class _Rebuild:
         self.redis = shelf.runner.redis
         self.bucket = bucket
         self.done = Warmed()
+        self.set_aside: list[Cart] = []
+
+    async def dead_letters(self) -> None:
+        """Carts that PostgreSQL refused count as they were then, not as their rows have them."""
+        self.set_aside = await self.recovery.set_aside()
 
     async def make_room(self) -> None:
         """Take away what a rebuild that was broken off left, and let this one be known."""
@@ -97,7 +105,7 @@ class _Rebuild:
 
     async def stock(self) -> None:
         """All that is not sold is free, until carts that hold units come back."""
-        refused = await self.recovery.sold_by_letters()
+        refused = units_sold(line for cart in self.set_aside for line in cart.lines)
         sold = {sku: one.sold + refused[sku] for sku, one in self.counters.items()}
         received = {sku: one.received for sku, one in self.counters.items()}
         free = {sku: units - sold[sku] for sku, units in received.items()}
@@ -125,13 +133,25 @@ class _Rebuild:
     async def carts(self) -> None:
         """Carts that hold units come back, so that these are theirs; of the others, a marker."""
         now_ms = await self.archive.store.now_ms()
-        async for carts in self.recovery.active_carts(now_ms):
+        refused = {cart.id for cart in self.set_aside}
+        async for found in self.recovery.active_carts(now_ms):
+            carts = [cart for cart in found if cart.id not in refused]
             cold = {self.bucket.marked(cart.owner): cart.id for cart in carts if not cart.holds}
             holding = [cart.id for cart in carts if cart.holds]
             await self._set_fields(self.bucket.cold, cold)
             await self.archive.put_back(self.bucket, holding)
             self.done.cold_carts += len(cold)
             self.done.holding_carts += len(holding)
+
+    async def refused_carts(self) -> None:
+        """Active ones come back, to be written once PostgreSQL takes them; if their owners have no
+        others by now. Closed ones wait for a replay."""
+        for cart in self.set_aside:
+            if cart.status == ACTIVE:
+                with contextlib.suppress(NoCart):
+                    await self.archive.store.restore(
+                        self.bucket, cart, is_as_flushed=False, warming=True
+                    )
 
     async def open(self) -> None:
         last = await self.recovery.last_cart_id()

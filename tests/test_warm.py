@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from cartsvc import flush, rows, upkeep
+from cartsvc import flush, replay, rows, upkeep
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import (
     BuyerLimit,
     CartClosed,
+    NoCart,
     NoCounter,
     NotEmpty,
     NotWarm,
@@ -312,6 +313,71 @@ async def test_what_refused_orders_sold_is_sold(lost: Lost) -> None:
     await lost.lose()
     await lost.warm()
     assert await books(lost.shop) == (6, 0, 4)
+
+
+REFUSE = "ALTER TABLE cart_items ADD CONSTRAINT few CHECK (quantity < 5)"
+
+
+async def refuse(lost: Lost, *, closed: bool) -> Any:
+    """Ann's cart, whose last change PostgreSQL refuses, and Bob's, of which it has no row."""
+    await add(lost, ANN, (LAMP, 2), (MUG, 1))
+    await lost.flush()
+    await lost.ledger.pool.execute(REFUSE)
+    cart = await add(lost, ANN, (LAMP, 4))
+    await add(lost, BOB, (MUG, 6))
+    if closed:
+        await carts.close(lost.shop)
+    await lost.flush()
+    assert len(await lost.ledger.letters("default")) == 2
+    await lost.lose()
+    await lost.warm()
+    return cart
+
+
+async def test_a_refused_cart_comes_back_as_it_was_refused(lost: Lost) -> None:
+    """With its last change, which was acknowledged; whether it had a row or not."""
+    before = await refuse(lost, closed=False)
+    assert await books(lost.shop) == (4, 6, 0)
+    cart, bobs = await carts.read(lost.shop), await carts.read(lost.shop, BOB)
+    assert (cart.lines, cart.id) == (before.lines, before.id)
+    assert [line.quantity for line in bobs.lines] == [6]
+    await lost.ledger.pool.execute("ALTER TABLE cart_items DROP CONSTRAINT few")
+    await lost.flush()
+    assert await lost.ledger.letters("default") == []
+    row = await lost.ledger.active_cart("default", ANN)
+    assert row is not None
+    assert row.lines == before.lines
+    await sound(lost.shop)
+
+
+async def test_a_refused_order_does_not_come_back_as_a_cart(lost: Lost) -> None:
+    order = await refuse(lost, closed=True)
+    assert await books(lost.shop) == (4, 0, 6)
+    await refused(lost.shop, NoCart, carts.read(lost.shop))
+    begun = await add(lost, ANN, (LAMP, 1))
+    assert begun.id != order.id
+    await lost.ledger.pool.execute("ALTER TABLE cart_items DROP CONSTRAINT few")
+    letters = await lost.ledger.letters("default")
+    await replay.run(lost.ledger, lost.backlog, letters)
+    await lost.flush()
+    assert await lost.ledger.status("default", order.id) == "CONVERTED"
+    assert await books(lost.shop) == (3, 1, 6)
+    await sound(lost.shop)
+
+
+@pytest.mark.parametrize("lines", [[(LAMP, 1)], [(MUG, 2)]])
+async def test_who_has_another_cart_keeps_it(lost: Lost, lines: list[tuple[str, int]]) -> None:
+    """The one that was refused was abandoned, and Redis lost before that was written."""
+    await lost.ledger.pool.execute(REFUSE)
+    await add(lost, ANN, (MUG, 6))
+    await lost.flush()
+    await carts.close(lost.shop, "ABANDONED")
+    cart = await add(lost, ANN, *lines)
+    await flush.these(lost.backlog, lost.ledger, lost.bucket, [lost.bucket.cart(ANN)])
+    await lost.lose()
+    await lost.warm()
+    assert (await carts.read(lost.shop)).id == cart.id
+    await sound(lost.shop)
 
 
 async def test_a_thousand_carts_of_each_kind(lost: Lost) -> None:

@@ -2,18 +2,23 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from cartsvc.dev import DevError
+from cartsvc.embedded import EmbeddedError
 from loadtests.chaos import faults
 from loadtests.chaos.broken import GUARDS, edited
 from loadtests.chaos.checker import RULES
@@ -28,7 +33,7 @@ LOG = RESULTS.with_suffix(".log")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="how much of each; 1: all")
+    parser.add_argument("--scale", type=_scale, default=1.0, help="how much of each; 1: all")
     parser.add_argument("--only", default="", help=", ".join(faults.ALL))
     parser.add_argument("--no-save", action="store_true", help="print only")
     chosen = parser.parse_args()
@@ -36,17 +41,36 @@ def main() -> None:
     if unknown := set(names) - faults.ALL.keys():
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(faults.ALL)}")
     _log_apart()
+    # As Ctrl-C does, it has the servers stopped.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        sys.exit(_run(names, chosen.scale, is_saved=not chosen.no_save and not chosen.only))
+    except KeyboardInterrupt:
+        sys.exit("broken off")
+    except (EmbeddedError, DevError) as error:
+        sys.exit(str(error))
+
+
+def _scale(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0, and at most 1")
+
+
+def _run(names: Sequence[str], scale: float, *, is_saved: bool) -> bool:
+    """Whether anything is not as promised."""
     done = []
     for name in names:
         begun = time.monotonic()
-        result = asyncio.run(faults.ALL[name](chosen.scale))
+        result = asyncio.run(faults.ALL[name](scale))
         done.append((result, time.monotonic() - begun))
         _tell(result)
     _print(done)
-    missed = [] if chosen.only else _unnoticed()
-    if not chosen.no_save and not chosen.only:
-        RESULTS.write_text(json.dumps(_saved(done), indent=2) + "\n")
-    sys.exit(bool(missed) or not all(result.holds for result, _ in done))
+    missed = _unnoticed() if len(names) == len(faults.ALL) else []
+    if is_saved:
+        RESULTS.write_text(json.dumps(_saved(done, scale), indent=2) + "\n")
+    return bool(missed) or not all(result.holds for result, _ in done)
 
 
 def _log_apart() -> None:
@@ -91,11 +115,12 @@ def _marks(result: Result) -> list[str]:
     return [found[rule] if rule in result.rules else f"({found[rule]})" for rule in RULES]
 
 
-def _saved(done: list[tuple[Result, float]]) -> dict[str, object]:
+def _saved(done: list[tuple[Result, float]], scale: float) -> dict[str, object]:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {python}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {python}",
+        "scale": scale,
         "faults": [
             {
                 "fault": result.name,
