@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Or each process that a test starts would compile the package anew.
+test check chaos: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help run test check format load bench chaos lock clean
 .DEFAULT_GOAL := help
 

@@ -303,6 +303,11 @@ NASTY = [
 ]
 
 
+SHARE = 1 if os.environ.get("CARTSVC_EXAMPLES") else 3
+"""One of so many texts is tried at a route, another one at the next; or all, where more is asked
+for than usual, as of `test_state_machine`."""
+
+
 class Injection(NamedTuple):
     """A request with a text in one place that wants to be more than an id."""
 
@@ -410,7 +415,7 @@ async def test_an_id_is_an_id(http: httpx.AsyncClient, world: World, value: str)
 async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
     named = {Owner(kind, value) for kind in ("session", "device", "customer")}
     count = 0
-    for route in ROUTES:
+    for route in ROUTES[NASTY.index(value) % SHARE :: SHARE]:
         for caller, whose in callers_for(route):
             # Idempotency keys are the caller's, who may be an admin.
             own = {whose.owner, Owner("user", caller.owner.id), *named}
@@ -436,7 +441,7 @@ async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
                 if before.get((place, owner)) != after.get((place, owner))
             }
             assert changed <= ({None, *own} if done else set()), route.name
-    assert count > 100
+    assert count > 100 / SHARE
 
 
 Place = tuple[str, Owner | None]

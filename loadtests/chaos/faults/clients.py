@@ -25,8 +25,8 @@ _BODY = b'{"product_id": "1", "quantity": 1, "session_id": "slow"}'
 _BYTE_S = 0.5
 """How long a slow client takes for a byte."""
 
-_OPENING_S = 2.0
-"""How long it takes until all connections are there."""
+_OPENING_S = 0.001
+"""How long it takes until one more of the connections is there."""
 
 
 async def slow_clients(scale: float, tree: Path | None = None) -> Result:
@@ -62,12 +62,12 @@ class _Slow:
         says = [(b"", b"")] * idle + [(b"", _HEAD), (_HEAD + b"\r\n", _BODY)] * (slow // 2)
         self.turned_away = 0
         self._tasks = [
-            asyncio.create_task(self._come(_OPENING_S * number / len(says), *one))
+            asyncio.create_task(self._come(_OPENING_S * number, *one))
             for number, one in enumerate(says)
         ]
 
     async def __aenter__(self) -> Self:
-        await asyncio.sleep(_OPENING_S)
+        await asyncio.sleep(_OPENING_S * len(self._tasks))
         return self
 
     async def __aexit__(self, *_: object) -> None:
