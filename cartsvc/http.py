@@ -1,5 +1,6 @@
 """Requests and replies: what every contract shares of HTTP."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -189,13 +190,18 @@ def header(scope: Scope, name: str) -> str | None:
     Raises:
         Invalid: it is there more than once, with different values.
     """
-    wanted, found = name.lower().encode(), None
+    wanted, found = _raw(name), None
     for key, value in scope["headers"]:
         if key == wanted:
             if found not in (None, value):
                 raise Invalid(name, "header must be sent once")
             found = value
     return None if found is None else found.decode("latin-1")
+
+
+@functools.cache
+def _raw(name: str) -> bytes:
+    return name.lower().encode()
 
 
 def once(scope: Scope, body: bytes, caller: Owner | None) -> Once | None:

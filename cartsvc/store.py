@@ -508,16 +508,24 @@ class Store:
         Raises:
             Cold: one that was brought back is not there; its marker names another owner's, say.
         """
+        try:
+            return await self._released(bucket, attempt)
+        except Cold as cold:
+            return await self._after_return(bucket, cold, attempt)
+
+    async def _after_return(
+        self, bucket: Bucket, cold: Cold, attempt: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Bring carts back until the attempt lacks none; each once."""
         brought_back: set[tuple[str, int]] = set()
-        while True:
+        while (cold.cart, cold.cart_id) not in brought_back:
+            await self.bring_back(bucket, bucket.owner(cold.cart), cold.cart_id)
+            brought_back.add((cold.cart, cold.cart_id))
             try:
                 return await self._released(bucket, attempt)
-            except Cold as cold:
-                named = (cold.cart, cold.cart_id)
-                if named in brought_back:
-                    raise
-                await self.bring_back(bucket, bucket.owner(cold.cart), cold.cart_id)
-                brought_back.add(named)
+            except Cold as another:
+                cold = another
+        raise cold
 
     async def _released(self, bucket: Bucket, attempt: Callable[[], Awaitable[Any]]) -> Any:
         """What an attempt gives, once no hold that has run out is in its way."""
