@@ -73,10 +73,11 @@ def _run(names: Sequence[str], scale: float, *, is_saved: bool) -> bool:
         done.append((result, time.monotonic() - begun))
         _tell(result)
     _print(done)
-    missed = _unnoticed() if len(names) == len(faults.ALL) else []
+    without = _without_guards() if len(names) == len(faults.ALL) else {}
     if is_saved:
-        RESULTS.write_text(json.dumps(_saved(done, scale), indent=2) + "\n")
-    return bool(missed) or not all(result.holds for result, _ in done)
+        RESULTS.write_text(json.dumps(_saved(done, scale, without), indent=2) + "\n")
+    is_noticed = all(set(GUARDS[name].rules) <= set(found) for name, found in without.items())
+    return not (is_noticed and all(result.holds for result, _ in done))
 
 
 def _log_apart() -> None:
@@ -86,15 +87,13 @@ def _log_apart() -> None:
         os.dup2(log.fileno(), 2)
 
 
-def _unnoticed() -> list[str]:
-    """Guards without which the checker found nothing wrong."""
-    missed = []
+def _without_guards() -> dict[str, list[str]]:
+    """What is found broken without each of the guards."""
+    without = {}
     for name, guard in GUARDS.items():
-        found = _found_without(guard)
-        print(f"without a guard ({name}): {', '.join(found) or 'nothing'} found broken")
-        if not set(guard.rules) <= set(found):
-            missed.append(name)
-    return missed
+        without[name] = _found_without(guard)
+        print(f"without a guard ({name}): {', '.join(without[name]) or 'nothing'} found broken")
+    return without
 
 
 def _found_without(guard: Guard) -> list[str]:
@@ -131,7 +130,9 @@ def _marks(result: Result) -> list[str]:
     return [found[rule] if rule in result.rules else f"({found[rule]})" for rule in RULES]
 
 
-def _saved(done: list[tuple[Result, float]], scale: float) -> dict[str, object]:
+def _saved(
+    done: list[tuple[Result, float]], scale: float, without: dict[str, list[str]]
+) -> dict[str, object]:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,6 +149,7 @@ def _saved(done: list[tuple[Result, float]], scale: float) -> dict[str, object]:
             }
             for result, seconds in done
         ],
+        "broken without": without,
     }
 
 

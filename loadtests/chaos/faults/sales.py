@@ -11,16 +11,20 @@ from loadtests.chaos.journal import Journal
 from loadtests.chaos.place import opened, row
 from loadtests.chaos.shoppers import Habits, crowd
 
+_HOLD_S = 2
+
 
 async def sell_out(scale: float, tree: Path | None = None) -> Result:
     """A thousand units of a held product, wanted twenty times over, by five hundred at once."""
     units, at_once = int(1_000 * scale), max(20, int(500 * scale))
     requests = int(20_000 * scale) // at_once
     async with opened(tree=tree) as place:
-        await place.sell(row(HOT, units, stock_policy="hold", hold_ttl_s=2))
+        await place.sell(row(HOT, units, stock_policy="hold", hold_ttl_s=_HOLD_S))
         await place.start()
         journal = Journal()
+        # Few buy what they hold, and it is free again; then most do.
         for seed, converts in enumerate((0.02, 0.3)):
+            await asyncio.sleep(seed * 1.5 * _HOLD_S)
             habits = Habits(requests // 2, [HOT], converts=converts, changes=0.1, expires=True)
             await crowd(place.url, journal, habits, at_once=at_once, seed=seed)
         result = await result_of("sell-out of a held product", place, journal)
