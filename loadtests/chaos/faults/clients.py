@@ -36,9 +36,9 @@ async def slow_clients(scale: float, tree: Path | None = None) -> Result:
         await asyncio.sleep(1)  # Until all connections are there.
         usual, hurt = [], []
         for _ in range(max(1, int(2 * scale))):
-            usual.append(await lasting(max(1, 8 * scale)))
+            usual.append(await lasting(max(1, 6 * scale)))
             async with _beside(place.url, idle, slow) as turned_away:
-                hurt.append(await lasting(max(1, 8 * scale)))
+                hurt.append(await lasting(max(1, 6 * scale)))
         result = await ended("slow and idle clients", place, journal, load)
         result.is_measured = scale >= 1
         compare_waits(result, f"beside {idle + slow:,}", usual, hurt, most=_SLOWER)

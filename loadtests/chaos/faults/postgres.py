@@ -57,7 +57,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             habits = Habits(ENDLESS, products, converts=0.0, changes=0.0, every_s=0.05)
             load = Load(place, journal, habits)
             await asyncio.sleep(1)  # Until all connections are there.
-            before = await lasting(minute / 3)
+            before = await lasting(minute / 4)
             await asyncio.to_thread(place.postgres.stop)
             away = await lasting(minute)
             refused = await _refused(place)
@@ -71,7 +71,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             slow = await lasting(minute)
             proxy.delay_s = 0.0
             await _caught_up(place)
-            after = await lasting(minute / 3)
+            after = await lasting(minute / 4)
             result = await ended("PostgreSQL away, and slow", place, journal, load)
             result.is_measured = scale >= 1
         _judge(result, [before, after], away, slow, mark_s)
