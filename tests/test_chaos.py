@@ -1,13 +1,19 @@
 """The faults in their short form, and the checker: with a guard taken out it has to notice."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from cartsvc.model import Owner
+from cartsvc.recovery import Books, Recovery
+from loadtests.chaos import __main__ as chaos
 from loadtests.chaos import faults
 from loadtests.chaos.broken import GUARDS, edited
+from loadtests.chaos.checker import Verdict
+from loadtests.chaos.faults.fault import Result, compare_waits
 from loadtests.chaos.journal import Journal, World
+from loadtests.chaos.waits import Wait, Waits
 
 SHORT = 0.04
 ANN = Owner("session", "ann")
@@ -91,3 +97,51 @@ def test_a_line_that_may_expire_may_be_gone() -> None:
     journal.shopper(ANN).expiring.add("a")
     journal.check(ANN, {}, [])
     assert not journal.wrong
+
+
+# How long they waited, and how much is asked for.
+
+
+def waits_of(*, usual_ms: int, hurt_ms: int) -> Waits:
+    """A hundred adds a second in either of two seconds; refusals, which do not count, took long."""
+    return Waits(
+        [
+            *(Wait(one / 100, one / 100 + usual_ms / 1000, 200) for one in range(100)),
+            *(Wait(1 + one / 100, 1 + one / 100 + hurt_ms / 1000, 200) for one in range(100)),
+            *(Wait(1 + one / 100, 9, 503) for one in range(100)),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("hurt_ms", "is_measured", "is_wrong"),
+    [(11, True, False), (13, True, True), (13, False, False)],
+)
+def test_who_waits_longer_than_usual_is_told(
+    hurt_ms: int, is_measured: bool, is_wrong: bool
+) -> None:
+    journal = Journal()
+    journal.waits = waits_of(usual_ms=10, hurt_ms=hurt_ms)
+    result = Result("hurt", journal, Verdict({}), is_measured=is_measured)
+    compare_waits(result, "now", [(0, 1)], [(1, 2)], most=1.2)
+    assert result.holds != is_wrong
+    assert result.notes == [f"p99 {hurt_ms / 10:.2f} of the usual now"]
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "inf", "2", "much"])
+def test_a_scale_that_is_none_is_told(scale: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number above 0"):
+        chaos.scale_of(scale)
+
+
+async def test_the_games_notice_what_is_sold_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`warm` forgets what was sold."""
+    counters = Recovery.counters
+
+    async def unsold(recovery: Recovery) -> list[Books]:
+        return [one._replace(sold=0) for one in await counters(recovery)]
+
+    monkeypatch.setattr(Recovery, "counters", unsold)
+    result = await faults.ALL["games"](SHORT)
+    assert not result.holds
+    assert "C2" in result.wrong[0]

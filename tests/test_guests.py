@@ -1,16 +1,12 @@
 """New guests: an address begins only so many carts a second, and nobody else notices."""
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from cartsvc import dev, embedded
-from cartsvc.embedded import free_port
+from cartsvc import embedded
 from cartsvc.errors import OutOfStock, TooManyGuests
 from cartsvc.guests import Client
 from cartsvc.ledger import Ledger
@@ -19,7 +15,8 @@ from cartsvc.settings import Settings
 from tests.carts import BOB, refused
 from tests.front import ADDRESS, front_of
 from tests.mutants import turns_red
-from tests.shop import ANN, LAMP, SECRET, Mutant, Shop
+from tests.serving import serving
+from tests.shop import ANN, LAMP, Mutant, Shop
 from tests.test_authorization import Route, World, bearer, token_of
 from tests.test_idempotency import ADMIN, CHANGING, request_of
 from tests.wait import wait_until
@@ -268,23 +265,6 @@ async def test_a_new_customer_goes_on(front: httpx.AsyncClient) -> None:
     assert answer.status_code == 201
 
 
-@asynccontextmanager
-async def serving(redis_url: str, proxies: str) -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(
-        port=free_port(),
-        redis_url=redis_url,
-        jwt_secret=SECRET,
-        guest_carts_per_s=MOST,
-        trusted_proxies=proxies,
-    )
-    process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
-    try:
-        async with httpx.AsyncClient(base_url=dev.url(settings)) as client:
-            yield client
-    finally:
-        await asyncio.to_thread(embedded.stop, process)
-
-
 @pytest.mark.parametrize(
     ("proxies", "crowded", "forwarded", "status"),
     [
@@ -309,7 +289,8 @@ async def test_an_address_is_the_peers_or_what_a_trusted_proxy_says(
     await shop.sell()
     await crowd(shop, crowded)
     headers = {"X-Forwarded-For": forwarded} if forwarded else {}
-    async with serving(valkey.url, proxies) as client:
+    settings = Settings(redis_url=valkey.url, guest_carts_per_s=MOST, trusted_proxies=proxies)
+    async with serving(settings) as client:
         body = {"product_id": LAMP, "quantity": 1}
         answer = await client.post("/api/cart", json=body, headers=headers)
     assert answer.status_code == status

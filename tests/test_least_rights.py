@@ -29,6 +29,7 @@ from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass
 from tests.command import run
+from tests.serving import serving
 from tests.shop import ANN, LAMP, MUG, SECRET, Shop
 from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, bearer
 from tests.test_dead_letter import poison, worker_of
@@ -241,13 +242,10 @@ async def test_changes_that_wait_for_the_disk(
     file = json.dumps(PRODUCT)
     await told("catalog", "import", "-", stdin=file, CARTSVC_DURABILITY="fsync")
     assert await shop.redis.delete(shop.bucket.sync) == 1
-    settings = replace(settings, port=free_port(), durability="fsync")
-    process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
     body = {"productId": "tee", "quantity": 1}
-    async with httpx.AsyncClient(base_url=dev.url(settings)) as http:
+    async with serving(replace(settings, durability="fsync")) as http:
         headers = {"x-tenant-id": "default"}
         assert (await http.post("/cart/items", json=body, headers=headers)).status_code == 201
-    await asyncio.to_thread(embedded.stop, process)
     assert await shop.redis.exists(shop.bucket.sync)
 
 

@@ -1,6 +1,5 @@
 """Redis slow, lost, gone and back: a clear answer in time, and nothing done twice."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from cartsvc.scripts import Runner, Script
 from cartsvc.settings import Settings
 from tests.proxy import Proxy
 from tests.rush import rush
+from tests.serving import serving
 from tests.shop import LAMP, SECRET, Shop
 
 REQUEST = {"product_id": LAMP, "quantity": 1, "session_id": "ann"}
@@ -104,11 +104,7 @@ async def test_without_redis_it_is_503_at_once_and_it_recovers(service: Service)
 async def test_a_redis_that_hangs_is_503_within_a_second(valkey: embedded.Valkey) -> None:
     async with Proxy(valkey.url) as proxy:
         proxy.hang = True
-        settings = Settings(port=free_port(), redis_url=proxy.url, jwt_secret=SECRET)
-        process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
-        try:
-            answers = await rush(dev.url(settings), "/api/cart", [REQUEST] * 50)
+        async with serving(Settings(redis_url=proxy.url)) as client:
+            answers = await rush(str(client.base_url), "/api/cart", [REQUEST] * 50)
             assert {answer.status for answer in answers} == {503}
             assert max(answer.seconds for answer in answers) < 1
-        finally:
-            await asyncio.to_thread(embedded.stop, process)

@@ -1,16 +1,14 @@
 """High-water marks: past one, nothing changes a cart for a shopper; reads and the worker go on."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
 import pytest
 
-from cartsvc import dev, embedded, flush, scripts
+from cartsvc import embedded, flush, scripts
 from cartsvc.backlog import Backlog
-from cartsvc.embedded import free_port
 from cartsvc.errors import NotWarm, Overloaded
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
@@ -22,7 +20,8 @@ from cartsvc.store import Store
 from cartsvc.worker import Worker
 from tests.carts import BOB
 from tests.front import front_of
-from tests.shop import ANN, LAMP, SECRET, Shop
+from tests.serving import serving
+from tests.shop import ANN, LAMP, Shop
 from tests.test_authorization import ANN as CUSTOMER
 from tests.test_authorization import DORA, ROUTES, World, aim_at, callers_of, token_of
 from tests.test_idempotency import ADMIN, CHANGING, request_of
@@ -327,38 +326,28 @@ async def test_adds_go_on_until_the_mark_and_once_postgresql_is_back(
     worker = Worker(store, backlog, away, batch=100, interval_s=0.05, buckets=[shop.bucket])
     stop = asyncio.Event()
     loop = asyncio.create_task(worker.run_forever(stop))
-    settings = Settings(
-        port=free_port(),
-        redis_url=valkey.url,
-        database_url=database_url,
-        jwt_secret=SECRET,
-        max_dirty_age_s=1,
-    )
-    process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
-    try:
-        async with httpx.AsyncClient(base_url=dev.url(settings)) as client:
-            acknowledged = 0
+    settings = Settings(redis_url=valkey.url, database_url=database_url, max_dirty_age_s=1)
+    async with serving(settings) as client:
+        acknowledged = 0
 
-            async def add() -> int:
-                nonlocal acknowledged
-                body = {"product_id": LAMP, "quantity": 1, "session_id": ANN.id}
-                status = (await client.post("/api/cart", json=body)).status_code
-                acknowledged += status == 200
-                return status
+        async def add() -> int:
+            nonlocal acknowledged
+            body = {"product_id": LAMP, "quantity": 1, "session_id": ANN.id}
+            status = (await client.post("/api/cart", json=body)).status_code
+            acknowledged += status == 200
+            return status
 
-            assert await add() == 200
-            await wait_until(add, 503)
-            params = {"session_id": ANN.id}
-            assert (await client.get("/api/cart", params=params)).status_code == 200
-            # The worker goes on writing in Redis: the new price arrives, and waits there.
-            await shop.sell(LAMP, price="1.00", stock=1_000_000)
-            await wait_until(lambda: backlog.price_count(shop.bucket), 1)
-            assert await backlog.dirty_count(shop.bucket) == 1
-            worker.ledger = ledger
-            await wait_until(lambda: backlog.count(shop.bucket), 0)
-            await wait_until(add, 200)
-    finally:
-        await asyncio.to_thread(embedded.stop, process)
+        assert await add() == 200
+        await wait_until(add, 503)
+        params = {"session_id": ANN.id}
+        assert (await client.get("/api/cart", params=params)).status_code == 200
+        # The worker goes on writing in Redis: the new price arrives, and waits there.
+        await shop.sell(LAMP, price="1.00", stock=1_000_000)
+        await wait_until(lambda: backlog.price_count(shop.bucket), 1)
+        assert await backlog.dirty_count(shop.bucket) == 1
+        worker.ledger = ledger
+        await wait_until(lambda: backlog.count(shop.bucket), 0)
+        await wait_until(add, 200)
     stop.set()
     assert await loop is True
     await away.close()

@@ -3,8 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from cartsvc.model import LineRequest, Owner
 from cartsvc.settings import Settings
 from tests import test_authorization as authorization
 from tests.command import run
+from tests.serving import serving
 from tests.shop import LAMP, SECRET, Shop
 from tests.test_authorization import RECORDS, ROUTES, Aim, Caller, World, bearer, token_of
 from tests.test_identity import segment
@@ -53,19 +53,8 @@ def requests() -> Iterator[dict[str, Any]]:
             yield ADMIN.ask(route, Aim(256, 256 << 12 | 1, CALLERS[1].owner.id))
 
 
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    settings = replace(settings, port=free_port(), jwt_secret=SECRET, log_level="DEBUG")
-    process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
-    try:
-        async with httpx.AsyncClient(base_url=dev.url(settings)) as client:
-            yield client
-    finally:
-        await asyncio.to_thread(embedded.stop, process)
-
-
 async def answers(settings: Settings) -> list[httpx.Response]:
-    async with serving(settings) as client:
+    async with serving(replace(settings, log_level="DEBUG")) as client:
         return [await client.request(**request) for request in requests()]
 
 

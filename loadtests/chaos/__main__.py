@@ -36,7 +36,7 @@ LOG = RESULTS.with_suffix(".log")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=_scale, default=1.0, help="how much of each; 1: all")
+    parser.add_argument("--scale", type=scale_of, default=1.0, help="how much of each; 1: all")
     parser.add_argument("--only", default="", help=", ".join(faults.ALL))
     parser.add_argument("--no-save", action="store_true", help="print only")
     chosen = parser.parse_args()
@@ -54,7 +54,12 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def _scale(text: str) -> float:
+def scale_of(text: str) -> float:
+    """How much of each fault, as it was asked for.
+
+    Raises:
+        ArgumentTypeError: it is no such number.
+    """
     with contextlib.suppress(ValueError):
         if 0 < float(text) <= 1:
             return float(text)

@@ -28,6 +28,9 @@ Process = subprocess.Popen[bytes]
 
 _TIMEOUT_S = 10.0
 
+PLENTY = 100_000_000
+"""Units of a product that never sells out."""
+
 
 @dataclass
 class Place:
@@ -105,6 +108,12 @@ class Place:
             importer = Importer(self.ledger, Shelf(runner), self.bucket, self.settings.currency)
             done = await importer.run(rows.read(io.BytesIO(text)))
         assert done.bad_rows == 0
+
+    async def stock_up(self, count: int, **rules: Any) -> Sequence[str]:
+        """Import so many products that never sell out; their SKUs."""
+        products = skus(count)
+        await self.sell(*(row(sku, PLENTY, **rules) for sku in products))
+        return products
 
     @contextlib.asynccontextmanager
     async def runner(self) -> AsyncIterator[Runner]:

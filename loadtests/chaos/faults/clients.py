@@ -7,17 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from loadtests.chaos.faults.fault import (
-    ENDLESS,
-    PLENTY,
-    Load,
     Result,
+    adding,
     compare_waits,
     ended,
     lasting,
 )
-from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import opened, row, skus
-from loadtests.chaos.shoppers import Habits
+from loadtests.chaos.place import opened
 
 _SLOWER = 1.5
 """How much longer others may wait: the clients, a process of their own, share the machine."""
@@ -27,19 +23,13 @@ async def slow_clients(scale: float, tree: Path | None = None) -> Result:
     """Two thousand connections say nothing, two hundred send heads and bodies byte by byte."""
     idle, slow = max(50, int(2_000 * scale)), max(10, int(200 * scale))
     async with opened(tree=tree) as place:
-        products = skus(20)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
-        await place.start()
-        journal = Journal()
-        habits = Habits(ENDLESS, products, converts=0.0, changes=0.0, every_s=0.05)
-        load = Load(place, journal, habits)
-        await asyncio.sleep(1)  # Until all connections are there.
+        load = await adding(place)
         usual, hurt = [], []
         for _ in range(max(1, int(2 * scale))):
             usual.append(await lasting(max(1, 6 * scale)))
             async with _beside(place.url, idle, slow) as turned_away:
                 hurt.append(await lasting(max(1, 6 * scale)))
-        result = await ended("slow and idle clients", place, journal, load)
+        result = await ended("slow and idle clients", place, load)
         result.is_measured = scale >= 1
         compare_waits(result, f"beside {idle + slow:,}", usual, hurt, most=_SLOWER)
         result.notes.append(f"{turned_away[0]:,} turned away")

@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 from loadtests.chaos.broken import edited
-from loadtests.chaos.faults.fault import ENDLESS, PLENTY, Load, Result, ended
+from loadtests.chaos.faults.fault import ENDLESS, Load, Result, ended
 from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import opened, row, skus
+from loadtests.chaos.place import opened
 from loadtests.chaos.shoppers import Habits
 
 _STEPPING = """\
@@ -34,13 +34,11 @@ async def stepping(scale: float, tree: Path | None = None) -> Result:
             folder = tree
         (folder / "sitecustomize.py").write_text(_STEPPING, encoding="utf-8")
         async with opened(tree=folder) as place:
-            products = skus(10)
             # No hold runs out: whatever leaves a cart by itself has left it early.
-            rules = {"stock_policy": "hold", "hold_ttl_s": 1800}
-            await place.sell(*(row(sku, PLENTY, **rules) for sku in products))
+            products = await place.stock_up(10, stock_policy="hold", hold_ttl_s=1800)
             await place.start()
             await asyncio.to_thread(place.start_worker)
             journal = Journal()
             load = Load(place, journal, Habits(ENDLESS, products))
             await asyncio.sleep(max(2, 10 * scale))
-            return await ended("clocks an hour to and fro", place, journal, load)
+            return await ended("clocks an hour to and fro", place, load)

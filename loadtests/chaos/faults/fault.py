@@ -16,9 +16,10 @@ from loadtests.chaos.shoppers import Habits, crowd
 from loadtests.chaos.waits import Window, Windows
 
 HOT = skus(1)[0]
-PLENTY = 100_000_000
 ENDLESS = 10**9
 _AT_ONCE = 20
+_CONNECTED_S = 1.0
+"""How long it takes at most until shoppers are connected."""
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Load:
     """Shoppers without end, until they are told."""
 
     def __init__(self, place: Place, journal: Journal, habits: Habits, seed: int = 0) -> None:
+        self.journal = journal
         self.stop = asyncio.Event()
         shopping = crowd(place.url, journal, habits, at_once=_AT_ONCE, seed=seed, stop=self.stop)
         self.task = asyncio.create_task(shopping)
@@ -62,9 +64,20 @@ class Fault(Protocol):
     async def __call__(self, scale: float, tree: Path | None = None) -> Result: ...
 
 
-async def ended(name: str, place: Place, journal: Journal, load: Load) -> Result:
+async def adding(place: Place) -> Load:
+    """A started service, and shoppers who add something twenty times a second each, and no more."""
+    products = await place.stock_up(20)
+    await place.start()
+    habits = Habits(ENDLESS, products, converts=0.0, changes=0.0, every_s=0.05)
+    load = Load(place, Journal(), habits)
+    await asyncio.sleep(_CONNECTED_S)
+    return load
+
+
+async def ended(name: str, place: Place, load: Load) -> Result:
+    """Let the load end; what it came to."""
     await load.end()
-    return await result_of(name, place, journal)
+    return await result_of(name, place, load.journal)
 
 
 async def result_of(name: str, place: Place, journal: Journal) -> Result:

@@ -11,10 +11,8 @@ from cartsvc.backlog import Backlog
 from cartsvc.model import Owner
 from loadtests.chaos import dialects
 from loadtests.chaos.faults.fault import (
-    ENDLESS,
-    PLENTY,
-    Load,
     Result,
+    adding,
     compare_waits,
     ended,
     lasting,
@@ -23,7 +21,7 @@ from loadtests.chaos.faults.fault import (
 )
 from loadtests.chaos.http import Client
 from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import Place, opened, row, skus
+from loadtests.chaos.place import Place, opened
 from loadtests.chaos.proxy import BadProxy
 from loadtests.chaos.shoppers import Habits, crowd
 from loadtests.chaos.waits import Window, Windows
@@ -50,13 +48,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
     async with opened(tree=tree, max_dirty_age_s=mark_s) as place:
         async with BadProxy(place.postgres.url) as proxy:
             place.settings = replace(place.settings, database_url=proxy.url)
-            products = skus(20)
-            await place.sell(*(row(sku, PLENTY) for sku in products))
-            await place.start()
-            journal = Journal()
-            habits = Habits(ENDLESS, products, converts=0.0, changes=0.0, every_s=0.05)
-            load = Load(place, journal, habits)
-            await asyncio.sleep(1)  # Until all connections are there.
+            load = await adding(place)
             before = await lasting(minute / 4)
             await asyncio.to_thread(place.postgres.stop)
             away = await lasting(minute)
@@ -72,7 +64,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             proxy.delay_s = 0.0
             await _caught_up(place)
             after = await lasting(minute / 4)
-            result = await ended("PostgreSQL away, and slow", place, journal, load)
+            result = await ended("PostgreSQL away, and slow", place, load)
             result.is_measured = scale >= 1
         _judge(result, [before, after], away, slow, mark_s)
         result.notes.append(f"caught up in {drained_s:.1f} s")
@@ -123,8 +115,7 @@ async def poison(scale: float, tree: Path | None = None) -> Result:
     """Of a thousand carts PostgreSQL refuses one, until somebody mends that."""
     others = max(20, int(1_000 * scale)) - 1
     async with opened(tree=tree) as place:
-        products = skus(5)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(5)
         await asyncio.to_thread(place.start_api)
         execute, fetchval = place.ledger.pool.execute, place.ledger.pool.fetchval
         await execute(f"ALTER TABLE carts ADD CONSTRAINT poison CHECK (owner_id <> '{_POISON}')")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtests.chaos.broken import POINTS, edited
-from loadtests.chaos.faults.fault import ENDLESS, PLENTY, Load, Result, ended, result_of
+from loadtests.chaos.faults.fault import ENDLESS, Load, Result, ended, result_of
 from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import Place, opened, row, skus
+from loadtests.chaos.place import PLENTY, Place, opened, row
 from loadtests.chaos.shoppers import Habits, crowd
 
 
@@ -17,8 +17,7 @@ async def killed_processes(scale: float, tree: Path | None = None) -> Result:
     """API and worker are killed with SIGKILL, again and again, under load."""
     kills = max(2, int(50 * scale))
     async with opened(tree=tree) as place:
-        products = skus(20)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(20)
         await place.start()
         journal = Journal()
         chance = random.Random(1)
@@ -32,7 +31,7 @@ async def killed_processes(scale: float, tree: Path | None = None) -> Result:
             else:
                 await asyncio.to_thread(place.kill_api)
                 await asyncio.to_thread(place.start_api)
-        result = await ended("API and worker killed", place, journal, load)
+        result = await ended("API and worker killed", place, load)
         result.notes.append(f"{kills} kills")
         return result
 
@@ -40,8 +39,7 @@ async def killed_processes(scale: float, tree: Path | None = None) -> Result:
 async def killed_at_points(scale: float, tree: Path | None = None) -> Result:
     """Processes kill themselves where it hurts most; somebody starts them again."""
     async with opened() as place:
-        products = skus(10)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(10)
         journal = Journal()
         with tempfile.TemporaryDirectory(prefix="cartsvc-points-") as name:
             trees = [tree] if tree else []
@@ -81,8 +79,7 @@ async def _until_killed(
 async def two_workers(scale: float, tree: Path | None = None) -> Result:
     """Two workers without a pause, and shoppers who can't leave their carts alone."""
     async with opened(tree=tree) as place:
-        products = skus(3)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(3)
         await asyncio.to_thread(place.start_api)
         for _ in range(2):
             await asyncio.to_thread(place.start_worker, flush_interval_s=0.01, flush_batch=5)
@@ -90,14 +87,13 @@ async def two_workers(scale: float, tree: Path | None = None) -> Result:
         habits = Habits(ENDLESS, products, converts=0.0, visits=400)
         load = Load(place, journal, habits)
         await asyncio.sleep(10 * scale)
-        return await ended("two workers, busy carts", place, journal, load)
+        return await ended("two workers, busy carts", place, load)
 
 
 async def killed_while_repricing(scale: float, tree: Path | None = None) -> Result:
     """While prices change, the worker is killed, and cut off from PostgreSQL in the midst."""
     async with opened(tree=tree) as place:
-        products = skus(5)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(5)
         await place.start()
         journal = Journal()
         await crowd(place.url, journal, Habits(40, products, converts=0.0), at_once=20)

@@ -9,9 +9,9 @@ from cartsvc.backlog import Backlog
 from cartsvc.shelf import Shelf
 from cartsvc.store import Store
 from cartsvc.warm import warm
-from loadtests.chaos.faults.fault import ENDLESS, HOT, PLENTY, Load, Result, ended, refuses
+from loadtests.chaos.faults.fault import ENDLESS, HOT, Load, Result, ended, refuses
 from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import Place, opened, row, skus
+from loadtests.chaos.place import PLENTY, Place, opened, row, skus
 from loadtests.chaos.shoppers import Habits
 
 
@@ -35,8 +35,7 @@ async def killed_redis_fsync(scale: float, tree: Path | None = None) -> Result:
 async def _killed(place: Place, name: str, scale: float) -> Result:
     """Kill Redis, again and again, under load."""
     kills = max(1, int(20 * scale))
-    products = skus(20)
-    await place.sell(*(row(sku, PLENTY) for sku in products))
+    products = await place.stock_up(20)
     await place.start()
     journal = Journal()
     load = Load(place, journal, Habits(ENDLESS, products))
@@ -45,7 +44,7 @@ async def _killed(place: Place, name: str, scale: float) -> Result:
         await asyncio.sleep(chance.uniform(0.3, 1.2))
         await asyncio.to_thread(place.kill_redis)
         await asyncio.to_thread(place.valkey.start)
-    result = await ended(name, place, journal, load)
+    result = await ended(name, place, load)
     result.notes.append(f"{kills} kills")
     return result
 
@@ -70,7 +69,7 @@ async def emptied_redis(scale: float, tree: Path | None = None) -> Result:
             done = await warm(place.ledger, archive, Shelf(runner), place.bucket)
         load = Load(place, after, habits, seed=9)
         await asyncio.sleep(3 * scale + 0.5)
-        result = await ended("Redis emptied, warmed", place, after, load)
+        result = await ended("Redis emptied, warmed", place, load)
         result.notes.append(f"{done and done.cold_carts} cold carts, refused meanwhile: {refused}")
         if not refused:
             result.wrong.append("an empty Redis was not refused")

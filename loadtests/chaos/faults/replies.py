@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from loadtests.chaos.faults.fault import PLENTY, Result, result_of
+from loadtests.chaos.faults.fault import Result, result_of
 from loadtests.chaos.journal import Journal
-from loadtests.chaos.place import opened, row, skus
+from loadtests.chaos.place import opened
 from loadtests.chaos.proxy import BadProxy
 from loadtests.chaos.shoppers import Habits, crowd
 
@@ -12,8 +12,7 @@ from loadtests.chaos.shoppers import Habits, crowd
 async def _lost_replies(scale: float, tree: Path | None, *, with_keys: bool) -> Result:
     """Redis does what it is asked, and one answer of twenty never arrives."""
     async with opened(tree=tree) as place:
-        products = skus(20)
-        await place.sell(*(row(sku, PLENTY) for sku in products))
+        products = await place.stock_up(20)
         async with BadProxy(place.valkey.url, loss=0.05) as proxy:
             await place.start(redis_url=proxy.url)
             journal = Journal()
