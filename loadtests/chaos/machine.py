@@ -302,12 +302,14 @@ class Machine(RuleBasedStateMachine):
             self.versions[cart.id] = cart.version
 
     def teardown(self) -> None:
-        self.run(self.service.flush())
-        self.plain.flush()
-        self.compare_stores()
-        for owner in OWNERS:
-            self.read(owner)
-        self.run(self.service.runner.aclose())
+        try:
+            self.run(self.service.flush())
+            self.plain.flush()
+            self.compare_stores()
+            for owner in OWNERS:
+                self.read(owner)
+        finally:
+            self.run(self.service.runner.aclose())
 
     def compare_stores(self) -> None:
         url = self.valkey.url
