@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from cartsvc.errors import Busy, OutcomeUnknown
 from cartsvc.keys import Bucket
-from cartsvc.scripts import Argument, Runner, answer
+from cartsvc.scripts import Argument, Key, Runner, answer
 
 MOST = 16
 """Adds that one call takes: what bounds how long it blocks Redis. More would save little."""
 
 _SCRIPT = "cart_add"
 
-Run = Callable[[str, Bucket, Sequence[str], Sequence[Argument]], Awaitable[Any]]
+Run = Callable[[str, Bucket, Sequence[Key], Sequence[Argument]], Awaitable[Any]]
 
 
 class _Add(NamedTuple):

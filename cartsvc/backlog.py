@@ -1,7 +1,7 @@
 """What Redis holds that PostgreSQL does not have yet: dirty carts and price changes."""
 
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,7 @@ class Backlog:
         """The carts that have been dirty for longest, at most `limit`, besides some (keys)."""
         last = limit + len(besides) - 1
         marked: Any = await self.redis.zrange(bucket.dirty, 0, last)
-        keys = [key for key in map(bytes.decode, marked) if key not in besides][:limit]
+        keys = [key for key in _texts(bucket, marked) if key not in besides][:limit]
         found = await self.carts(bucket, keys)
         for key in keys:
             # A cart that is closed while this looks at it takes its mark along.
@@ -86,12 +86,13 @@ class Backlog:
         carts: list[Cart] = []
         seen: dict[str, tuple[Argument, Argument]] = {}
         async for key, flat in self._hashes(keys):
-            fields = fields_of(flat)
-            if not fields:
+            if flat == []:
                 seen[key] = GONE
                 continue
             try:
-                cart = cart_of(bucket.owner(key), fields)
+                if flat is None:
+                    raise ValueError("it is no hash")
+                cart = cart_of(bucket.owner(key), fields_of(flat))
             except (KeyError, ValueError) as error:
                 # Somebody else's hand: left dirty, and no reason to keep the others waiting.
                 log.error("%s is not readable as a cart: %r", bucket.shown(key), error)
@@ -124,7 +125,7 @@ class Backlog:
         if key is not None:
             await self.redis.zadd(bucket.dirty, {key: await self.runner.now_ms()}, nx=True)
 
-    async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes]]]:
+    async def _hashes(self, keys: Sequence[str]) -> AsyncIterator[tuple[str, list[bytes] | None]]:
         for some in _slices(keys, _READ_AT_ONCE):
             for found in zip(some, await self.runner.hashes(some), strict=True):
                 yield found
@@ -157,6 +158,15 @@ def _row_of(dirty: DirtyCarts, key: str) -> tuple[Argument, Argument]:
     """The row that was found instead of written."""
     cart_id, _ = dirty.seen[key]
     return dirty.ahead.get(cart_id, GONE) if isinstance(cart_id, int) else GONE
+
+
+def _texts(bucket: Bucket, keys: Iterable[bytes]) -> Iterator[str]:
+    """The keys, but for those that are no text, and so none of ours."""
+    for key in keys:
+        try:
+            yield key.decode()
+        except UnicodeDecodeError:
+            log.error("%s has a member that is no text: it is left there", bucket.dirty)
 
 
 def _slices(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

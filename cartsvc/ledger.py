@@ -28,8 +28,17 @@ from cartsvc.settings import SettingError, variable
 from cartsvc.sql import columns as _columns
 from cartsvc.sql import query as _q
 
-FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""What a call raises when PostgreSQL is away, or refuses."""
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+"""What a call raises when PostgreSQL is away, or refuses.
+
+InternalClientError is what the driver says of a request behind the server's own good-bye.
+"""
 
 AWAY = (
     asyncpg.PostgresConnectionError,
@@ -37,6 +46,7 @@ AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 from cartsvc.keys import Bucket
 
-Find = Callable[[Bucket, str], Awaitable[list[str]]]
-Release = Callable[[Bucket, list[str]], Awaitable[int]]
+Find = Callable[[Bucket, str], Awaitable[list[bytes]]]
+Release = Callable[[Bucket, list[bytes]], Awaitable[int]]
 
 
 class Releases:
@@ -38,7 +38,7 @@ class Releases:
 
     async def _work(self, bucket: Bucket, counter: str, under_way: "_UnderWay") -> bool:
         total = released = 0
-        carts: list[str] = []
+        carts: list[bytes] = []
         while total < under_way.waiting:
             before, carts = carts, await self.find(bucket, counter)
             if carts and carts == before and not released:

@@ -23,7 +23,10 @@ from cartsvc.model import Notice
 from cartsvc.settings import SettingError, variable
 from cartsvc.syncs import TIMEOUT_S, Syncs
 
-Argument = str | int
+Key = str | bytes
+"""Of Redis. Bytes are one that Redis has told: it may be somebody else's, and no text."""
+
+Argument = str | int | bytes
 
 IN_FLIGHT = 4096
 """Scripts that may wait for Redis at once, where nothing else is said."""
@@ -174,7 +177,7 @@ class Runner:
     def script(self, name: str) -> Script:
         return load(name)
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, name: str, keys: Sequence[Key], arguments: Sequence[Argument]) -> Any:
         """What the script returns beside its code OK.
 
         Raises:
@@ -212,12 +215,10 @@ class Runner:
         except ReplyError as error:
             raise OutcomeUnknown(str(error)) from error
 
-    async def hashes(self, keys: Iterable[str]) -> list[list[bytes]]:
-        """As `hash`, of many that are asked for at once."""
-        try:
-            return await asyncio.gather(*[self.link.send(pack(("HGETALL", key))) for key in keys])
-        except ReplyError as error:
-            raise OutcomeUnknown(str(error)) from error
+    async def hashes(self, keys: Iterable[str]) -> list[list[bytes] | None]:
+        """As `hash`, of many that are asked for at once; None where a key holds something else."""
+        asked = [self.link.send(pack(("HGETALL", key))) for key in keys]
+        return [_hash(reply) for reply in await asyncio.gather(*asked, return_exceptions=True)]
 
     async def run_many(
         self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
@@ -282,6 +283,16 @@ def sent(reply: bytes) -> list[Any]:
     reader = hiredis.Reader()
     reader.feed(reply)
     return cast(list[Any], reader.gets())
+
+
+def _hash(reply: list[bytes] | BaseException) -> list[bytes] | None:
+    if isinstance(reply, ReplyError):
+        if str(reply).startswith("WRONGTYPE"):
+            return None
+        raise OutcomeUnknown(str(reply)) from reply
+    if isinstance(reply, BaseException):
+        raise reply
+    return reply
 
 
 def _attempt(reply: list[Any]) -> Any:

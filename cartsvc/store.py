@@ -33,7 +33,7 @@ from cartsvc.model import (
 from cartsvc.pressure import NO_MARKS, Marks, Pressure
 from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
-from cartsvc.scripts import Argument, Runner, answer, sent
+from cartsvc.scripts import Argument, Key, Runner, answer, sent
 from cartsvc.sold_out import SoldOutSkus
 
 RELEASE_LINES = 50
@@ -392,7 +392,7 @@ class Store:
         cooled: int = await self._once("cart_cool", bucket, list(carts), versions)
         return cooled
 
-    async def release(self, bucket: Bucket, carts: Sequence[str]) -> int:
+    async def release(self, bucket: Bucket, carts: Sequence[Key]) -> int:
         """Take lines whose hold has run out from these carts (keys), at most RELEASE_LINES.
 
         Returns how many were taken.
@@ -402,7 +402,7 @@ class Store:
         return released
 
     async def reprice(
-        self, bucket: Bucket, name: str, carts: Sequence[str], *, done: str, next_done: str
+        self, bucket: Bucket, name: Key, carts: Sequence[Key], *, done: Key, next_done: Key
     ) -> int:
         """Give the lines of a SKU in these carts (keys) the catalogue's price.
 
@@ -559,13 +559,13 @@ class Store:
         except TimeoutError:
             raise OutcomeUnknown("holds that have run out are still being released") from None
 
-    async def _due(self, bucket: Bucket, counter: str) -> list[str]:
+    async def _due(self, bucket: Bucket, counter: str) -> list[bytes]:
         """Carts (keys) whose hold on the counter has run out, some of them."""
         found = await self._once("hold_due", bucket, [], [counter, RELEASE_LINES])
-        return list(dict.fromkeys(key.decode() for key in found))
+        return list(dict.fromkeys(found))
 
     def _once(
-        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+        self, script: str, bucket: Bucket, keys: Sequence[Key], arguments: Sequence[Argument]
     ) -> Awaitable[Any]:
         if script != "cart_add":
             self.sold_out.forget(bucket)
@@ -575,7 +575,7 @@ class Store:
         return self.runner.run(script, (*bucket.shared, *keys), (*terms, *arguments))
 
     async def _first(
-        self, script: str, bucket: Bucket, keys: Sequence[str], arguments: Sequence[Argument]
+        self, script: str, bucket: Bucket, keys: Sequence[Key], arguments: Sequence[Argument]
     ) -> Any:
         """As `_once`, while the time is not known."""
         await self.runner.time_known()

@@ -28,7 +28,7 @@ async def release(store: Store, bucket: Bucket) -> int:
     if not due:
         return 0
     async with _half_of_the_time():
-        return await store.release(bucket, [key.decode() for key in due])
+        return await store.release(bucket, due)
 
 
 async def reprice(store: Store, bucket: Bucket) -> int:
@@ -39,19 +39,19 @@ async def reprice(store: Store, bucket: Bucket) -> int:
     """
     walks: Any
     _, walks = await store.runner.redis.hscan(bucket.repricing, count=100)
-    return sum([await _step(store, bucket, sku.decode(), done) for sku, done in walks.items()])
+    return sum([await _step(store, bucket, sku, done) for sku, done in walks.items()])
 
 
-async def _step(store: Store, bucket: Bucket, sku: str, done: bytes) -> int:
-    start = f"({sku} {done.decode()}" if done else f"[{sku} "
+async def _step(store: Store, bucket: Bucket, sku: bytes, done: bytes) -> int:
+    start = b"(%b %b" % (sku, done) if done else b"[%b " % sku
     # '!' is the character behind the space.
     names: Any = await store.runner.redis.zrange(
-        bucket.holders, start, f"({sku}!", bylex=True, offset=0, num=REPRICE_CARTS
+        bucket.holders, start, b"(%b!" % sku, bylex=True, offset=0, num=REPRICE_CARTS
     )
-    carts = [name.decode()[len(sku) + 1 :] for name in names]
-    next_done = carts[-1] if len(carts) == REPRICE_CARTS else ""
+    carts = [name[len(sku) + 1 :] for name in names]
+    next_done = carts[-1] if len(carts) == REPRICE_CARTS else b""
     async with _half_of_the_time():
-        await store.reprice(bucket, sku, carts, done=done.decode(), next_done=next_done)
+        await store.reprice(bucket, sku, carts, done=done, next_done=next_done)
     return len(carts)
 
 

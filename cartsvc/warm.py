@@ -12,6 +12,7 @@ from cartsvc.archive import ACTIVE, Archive
 from cartsvc.backlog import START
 from cartsvc.catalog import records
 from cartsvc.errors import NoCart, NotEmpty, UnknownTenant
+from cartsvc.findings import text_of
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import CART_ID_STEP, Cart
@@ -86,7 +87,7 @@ class _Rebuild:
         """Take away what a rebuild that was broken off left, and let this one be known."""
         bucket = self.bucket
         if await self.redis.exists(bucket.warming):
-            keys = [key.decode() async for _, key in self.redis.hscan_iter(bucket.carts)]
+            keys = [text_of(key) async for _, key in self.redis.hscan_iter(bucket.carts)]
             await self.redis.delete(*bucket.shared, bucket.received, bucket.repricing, *keys)
         for key in (*bucket.shared, bucket.received):
             if await self.redis.exists(key):

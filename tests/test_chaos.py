@@ -1,6 +1,7 @@
 """The faults in their short form, and the checker: with a guard taken out it has to notice."""
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from loadtests.chaos import __main__ as chaos
 from loadtests.chaos import faults
 from loadtests.chaos.broken import GUARDS, edited
 from loadtests.chaos.checker import Verdict
-from loadtests.chaos.faults.fault import Result, compare_waits
+from loadtests.chaos.faults.fault import Result, compare_waits, result_of, until
 from loadtests.chaos.journal import Journal, World
+from loadtests.chaos.place import opened
 from loadtests.chaos.waits import Wait, Waits
 
 SHORT = 0.04
@@ -36,6 +38,19 @@ async def test_a_missing_guard_is_noticed(name: str, tmp_path: Path) -> None:
     guard = GUARDS[name]
     result = await faults.ALL[guard.fault](0.2, edited(guard.edits, tmp_path))
     assert set(guard.rules) <= result.verdict.broken.keys(), (result.wrong, result.notes)
+
+
+async def test_a_process_that_ends_by_itself_is_noticed() -> None:
+    async with opened() as place:
+        await asyncio.to_thread(place.start_worker)
+        place.workers[0].kill()
+        await until(never, place)
+        result = await result_of("a worker that ends", place, Journal())
+    assert result.wrong == ["a worker ended, with -9"]
+
+
+async def never() -> bool:
+    return False
 
 
 # What shoppers were told, and what may be true by that.

@@ -246,6 +246,7 @@ AWAY: dict[str, Callable[[], Exception]] = {
     "serialization": lambda: asyncpg.SerializationError("again"),
     "full": lambda: asyncpg.DiskFullError("full"),
     "closed": lambda: asyncpg.InterfaceError("connection is closed"),
+    "good-bye": lambda: asyncpg.InternalClientError("another operation (2) is in progress"),
     "a fault of ours": lambda: asyncpg.UndefinedColumnError("no such"),
 }
 
@@ -299,6 +300,33 @@ async def test_a_server_that_ends_the_connection_refuses_nothing(
             await worker_of(open_shop, ledger).run_once()
     assert await ledger.letters(None) == []
     assert await worker_of(open_shop, ledger).run_once() == Pass(refused=2)
+
+
+_FATAL = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+
+
+async def test_a_server_that_says_good_bye_before_the_commit_is_away(
+    open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its word arrives before the end of the connection does; the driver has no error for that."""
+    await open_shop.add()
+    stop = asyncio.Event()
+    write = Flush.write_rows
+
+    async def ended(self: Flush, rows: Any) -> Written:
+        stop.set()
+        written = await write(self, rows)
+        said = b"E" + (4 + len(_FATAL)).to_bytes(4, "big") + _FATAL
+        self.connection._protocol.data_received(said)
+        return written
+
+    with monkeypatch.context() as ending:
+        ending.setattr(Flush, "write_rows", ended)
+        with pytest.raises(ledger_module.AWAY):
+            await worker_of(open_shop, ledger).run_once()
+        stop.clear()
+        assert await worker_of(open_shop, ledger).run_forever(stop) is False
+    assert await worker_of(open_shop, ledger).run_once() == Pass(carts=1)
 
 
 async def test_a_missing_table_is_no_refusal(open_shop: Shop, ledger: Ledger) -> None:

@@ -287,6 +287,19 @@ async def test_an_unreadable_cart_keeps_none_waiting(
     assert "cart:{default:0}:session:ann is not readable as a cart" in caplog.text
 
 
+async def test_what_is_no_cart_at_all_keeps_none_waiting(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    await open_shop.add()
+    await open_shop.redis.set("cart:{default:0}:session:text", "x")
+    strange = {b"cart:{default:0}:session:\xff": 1, b"cart:{default:0}:session:text": 2}
+    await open_shop.redis.zadd("dirty:{default:0}", strange)
+    assert await carts(flush, open_shop, ledger) == 1
+    assert await open_shop.redis.zcard("dirty:{default:0}") == 2
+    assert "dirty:{default:0} has a member that is no text" in caplog.text
+    assert "cart:{default:0}:session:text is not readable as a cart: " in caplog.text
+
+
 @pytest.mark.parametrize("field", ["", "x"])
 async def test_a_field_that_is_no_part_of_a_cart_keeps_none_waiting(
     flush: ModuleType, open_shop: Shop, ledger: Ledger, field: str

@@ -18,19 +18,19 @@ class Holds:
 
     def __init__(self, **counters: int) -> None:
         self.left = {
-            counter: [f"{counter}-{number}" for number in range(many)]
+            counter: [f"{counter}-{number}".encode() for number in range(many)]
             for counter, many in counters.items()
         }
         self.go = asyncio.Event()
-        self.released: list[str] = []
+        self.released: list[bytes] = []
 
-    async def find(self, _: Bucket, counter: str) -> list[str]:
+    async def find(self, _: Bucket, counter: str) -> list[bytes]:
         return self.left[counter][:10]
 
-    async def release(self, _: Bucket, carts: list[str]) -> int:
+    async def release(self, _: Bucket, carts: list[bytes]) -> int:
         await self.go.wait()
         for cart in carts:
-            self.left[cart.partition("-")[0]].remove(cart)
+            self.left[cart.partition(b"-")[0].decode()].remove(cart)
         self.released += carts
         return len(carts)
 

@@ -116,6 +116,16 @@ class TestRelease:
             released += more
         assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 100, 0, 0)
 
+    async def test_what_is_no_text_in_the_index_is_cleared_away(self, shop: Shop) -> None:
+        await shop.sell(stock=100, stock_policy="hold")
+        await fill(shop)
+        shop.clock.ms += 600_000
+        strange = {b"cart:{default:0}:session:\xff%d" % number: 1 for number in range(5)}
+        await shop.redis.zadd(shop.bucket.holds, strange)
+        assert await finish(upkeep.release, shop) == 0
+        assert await finish(upkeep.release, shop) == 13
+        assert await shop.redis.zcard(shop.bucket.holds) == 0
+
     async def test_a_hold_that_is_not_readable_ends_once(self, shop: Shop) -> None:
         """By somebody else's hand; the units are for an audit to find, not for a loop."""
         await shop.sell(stock=100, stock_policy="hold")
@@ -158,6 +168,16 @@ class TestReprice:
         assert await prices(shop, active, LAMP + "0") == {500}
         assert set((await events(shop)).values()) == {1}
         assert len(await events(shop)) == 11
+        assert await shop.redis.exists(shop.bucket.repricing) == 0
+
+    async def test_what_is_no_text_among_the_holders_does_not_stop_it(self, shop: Shop) -> None:
+        await shop.sell(price="5.00")
+        owners = await fill(shop)
+        strange = {b"%b cart:{default:0}:\xff%d" % (LAMP.encode(), n): 0 for n in range(7)}
+        await shop.redis.zadd(shop.bucket.holders, strange)
+        await shop.sell(price="4.00")
+        await finish(upkeep.reprice, shop)
+        assert await prices(shop, owners) == {400}
         assert await shop.redis.exists(shop.bucket.repricing) == 0
 
     async def test_a_price_nobody_holds_asks_for_no_walk(self, shop: Shop) -> None:

@@ -16,7 +16,7 @@ from cartsvc.errors import OutcomeUnknown
 from cartsvc.keys import Bucket
 from cartsvc.link import pack
 from cartsvc.model import LineRequest, Owner
-from cartsvc.scripts import Argument, Runner
+from cartsvc.scripts import Argument, Key, Runner
 from cartsvc.settings import Settings
 from loadtests.bench.site import Site
 
@@ -34,7 +34,7 @@ class _Heard(Runner):
         self.call: Call = ()
         self.clock.set([b"%d" % time.time(), b"0"], time.monotonic())
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, name: str, keys: Sequence[Key], arguments: Sequence[Argument]) -> Any:
         self.call = ("EVALSHA", self.script(name).sha, len(keys), *keys, *arguments)
         raise OutcomeUnknown("nothing was called")
 

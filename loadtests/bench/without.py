@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 from cartsvc import adds, app, process, settings
 from cartsvc.bounds import Bounded
 from cartsvc.errors import OutcomeUnknown
-from cartsvc.scripts import Argument, Runner, answer
+from cartsvc.scripts import Argument, Key, Runner, answer
 
 
 class _Client(Runner):
     """Runs each script by an ordinary call of redis-py, on a connection from its pool."""
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, name: str, keys: Sequence[Key], arguments: Sequence[Argument]) -> Any:
         script, redis = self.script(name), self.redis
         call = (*keys, *arguments)
         try:

@@ -70,6 +70,13 @@ class Place:
             tree = {"PYTHONPATH": str(self.tree), "PYTHONSAFEPATH": "1"}
         return dev.start(command, replace(self.settings, **changes), {**os.environ, **tree})
 
+    def ended(self) -> list[str]:
+        """What has ended although nobody killed it."""
+        processes = [("the API", one) for one in self.api]
+        processes += [("a worker", one) for one in self.workers]
+        statuses = [(name, one.poll()) for name, one in processes]
+        return [f"{name} ended, with {status}" for name, status in statuses if status is not None]
+
     def revive(self) -> int:
         """Start an API process and a worker where there is none; how many had ended themselves."""
         ended = 0

@@ -1,7 +1,9 @@
 """What a fault is, the load that goes on meanwhile, and what it all came to."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +22,11 @@ ENDLESS = 10**9
 _AT_ONCE = 20
 _CONNECTED_S = 1.0
 """How long it takes at most until shoppers are connected."""
+
+_PATIENCE_S = 180.0
+"""Longer than whatever is waited for may take."""
+
+_POLL_S = 0.05
 
 
 @dataclass
@@ -83,10 +90,11 @@ async def ended(name: str, place: Place, load: Load) -> Result:
 async def result_of(name: str, place: Place, journal: Journal) -> Result:
     """What it came to, once all is flushed, and every process of the service has ended."""
     took = await checker.drained(place.valkey.url, place.bucket)
+    gone = place.ended()
     # A hold that runs out while both stores are read would look like something wrong.
     await asyncio.to_thread(place.stop)
     verdict = await checker.check(place.valkey.url, place.ledger, place.bucket, journal)
-    result = Result(name, journal, verdict)
+    result = Result(name, journal, verdict, wrong=gone)
     if took is None:
         result.wrong.append("not all was flushed within a minute")
     return result
@@ -98,6 +106,14 @@ async def refuses(place: Place) -> bool:
         request = dialects.SESSION.add(Owner("session", "s-asker"), HOT, 1)
         answer = await client.send(request.method, request.path, {}, request.content)
         return answer.status == 503
+
+
+async def until(condition: Callable[[], Awaitable[bool]], place: Place) -> None:
+    """Wait for the condition, but not for ever: what does not come is found wrong at the end."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
+            while not (await condition() or place.ended()):
+                await asyncio.sleep(_POLL_S)
 
 
 async def lasting(seconds: float) -> Window:

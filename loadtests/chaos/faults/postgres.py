@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from loadtests.chaos.faults.fault import (
     lasting,
     refuses,
     result_of,
+    until,
 )
 from loadtests.chaos.http import Client
 from loadtests.chaos.journal import Journal
@@ -38,7 +40,6 @@ _CAUGHT_UP_S = 1.0
 _NOTICED_S = 3.0
 """How long it takes at most until a mark that is passed is noticed."""
 
-_POLL_S = 0.05
 _POISON = "s-poison"
 
 
@@ -55,14 +56,13 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             refused = await _refused(place)
             begun = time.perf_counter()
             await asyncio.to_thread(place.postgres.start)
-            await _caught_up(place)
+            await until(partial(_is_caught_up, place), place)
             drained_s = time.perf_counter() - begun
-            while await refuses(place):
-                await asyncio.sleep(_POLL_S)
+            await until(partial(_takes_changes, place), place)
             proxy.delay_s = _REPLY_S
             slow = await lasting(minute)
             proxy.delay_s = 0.0
-            await _caught_up(place)
+            await until(partial(_is_caught_up, place), place)
             after = await lasting(minute / 4)
             result = await ended("PostgreSQL away, and slow", place, load)
             result.is_measured = scale >= 1
@@ -100,15 +100,21 @@ def _judge(result: Result, usual: Windows, away: Window, slow: Window, mark_s: f
             result.wrong.append(f"{early} answers 503 while {name}, before the mark")
 
 
-async def _caught_up(place: Place) -> None:
-    """Wait until no cart has been dirty for long."""
+async def _takes_changes(place: Place) -> bool:
+    return not await refuses(place)
+
+
+async def _is_caught_up(place: Place) -> bool:
+    """Whether no cart has been dirty for long."""
     async with place.runner() as runner:
-        while True:
-            await runner.time_known()
-            oldest: Any = await runner.redis.zrange(place.bucket.dirty, 0, 0, withscores=True)
-            if not oldest or runner.clock.ms() - oldest[0][1] < 1000 * _CAUGHT_UP_S:
-                return
-            await asyncio.sleep(_POLL_S)
+        now_ms = await runner.now_ms()
+        oldest: Any = await runner.redis.zrange(place.bucket.dirty, 0, 0, withscores=True)
+        return not oldest or now_ms - oldest[0][1] < 1000 * _CAUGHT_UP_S
+
+
+async def _is_flushed(place: Place) -> bool:
+    async with place.runner() as runner:
+        return not await runner.redis.zcard(place.bucket.dirty)
 
 
 async def poison(scale: float, tree: Path | None = None) -> Result:
@@ -124,12 +130,11 @@ async def poison(scale: float, tree: Path | None = None) -> Result:
         habits = Habits(others, products, converts=0.0, visits=1)
         await crowd(place.url, journal, habits, at_once=1)
         await asyncio.to_thread(place.start_worker)
+        await until(partial(_is_flushed, place), place)
+        written = await fetchval("SELECT count(*) FROM carts")
+        letters = await place.ledger.letters(None)
+        await execute("ALTER TABLE carts DROP CONSTRAINT poison")
         async with place.runner() as runner:
-            while await runner.redis.zcard(place.bucket.dirty):
-                await asyncio.sleep(_POLL_S)
-            written = await fetchval("SELECT count(*) FROM carts")
-            letters = await place.ledger.letters(None)
-            await execute("ALTER TABLE carts DROP CONSTRAINT poison")
             replayed = await replay.run(place.ledger, Backlog(runner), letters)
         result = await result_of("poison row", place, journal)
         result.notes.append(f"{written} written, {len(letters)} set aside")
