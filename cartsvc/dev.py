@@ -10,10 +10,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -61,7 +60,7 @@ def _run(
     prepare: Callable[[Settings], None],
     say: Callable[[str], None],
     stack: contextlib.ExitStack,
-    told: threading.Event,
+    told: "_Told",
 ) -> None:
     stack.enter_context(_only_one(FOLDER))
     process.listen(settings).close()
@@ -79,7 +78,8 @@ def _run(
     stack.callback(say, "stopping: API, worker (last flush), servers")
     for line in _summary(settings):
         say(line)
-    while not told.wait(_POLL_S):
+    while not told.to_stop:
+        time.sleep(_POLL_S)
         for command, child in children.items():
             _require_running(command, child)
         for server in servers:
@@ -91,17 +91,25 @@ def _run(
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does.
+@dataclass
+class _Told:
+    """No threading.Event: a signal that comes in the midst of one's `set` would wait for itself."""
 
-    The event says so too: an exception that comes while a process is being forked is lost.
+    to_stop: bool = False
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Told]:
+    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does, once.
+
+    What is given says so too: an exception that comes while a process is being forked is lost.
     """
-    told = threading.Event()
+    told = _Told()
 
     def interrupt(_signal: int, _frame: object) -> None:
-        told.set()
-        raise KeyboardInterrupt
+        if not told.to_stop:
+            told.to_stop = True
+            raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _STOPPING}
     for number, handler in before.items():

@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from cartsvc import demo, embedded
+from cartsvc import demo, dev, embedded
 from cartsvc.embedded import free_port
 from tests.wait import wait_until
 
@@ -219,6 +219,17 @@ def test_an_impatient_ctrl_c_does_not_spoil_the_order(folder: Path) -> None:
     status, out, err = run.end()
     assert (status, out.splitlines()[-1]) == (0, "stopped"), err
     assert [url for url in SERVERS if is_open(addresses[url])] == []
+
+
+def test_only_the_first_signal_interrupts() -> None:
+    """Another may come in the midst of what the first began."""
+    with dev._interruptible() as told:
+        assert not told.to_stop
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert told.to_stop
 
 
 @pytest.mark.parametrize("moment", ["starting Postgres", "starting Valkey", "preparing"])
