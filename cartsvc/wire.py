@@ -1,7 +1,8 @@
 """How responses leave: the head and the body of each in one write.
 
 uvicorn writes them one by one, and uvloop sends what it is given at once: two system calls, and two
-packets, where one does: a quarter of what an add cost.
+packets, where one does: a quarter of what an add cost. Those of a turn of the event loop leave in a
+row: each written as soon as it is made, an add is a seventh dearer.
 """
 
 import asyncio
