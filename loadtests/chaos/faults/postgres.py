@@ -50,7 +50,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
         async with BadProxy(place.postgres.url) as proxy:
             place.settings = replace(place.settings, database_url=proxy.url)
             load = await adding(place)
-            before = await lasting(minute / 4)
+            before = await lasting(minute / 6)
             await asyncio.to_thread(place.postgres.stop)
             away = await lasting(minute)
             refused = await _refused(place)
@@ -63,7 +63,7 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             slow = await lasting(minute)
             proxy.delay_s = 0.0
             await until(partial(_is_caught_up, place), place)
-            after = await lasting(minute / 4)
+            after = await lasting(minute / 6)
             result = await ended("PostgreSQL away, and slow", place, load)
             result.is_measured = scale >= 1
         _judge(result, [before, after], away, slow, mark_s)

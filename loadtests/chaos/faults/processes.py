@@ -48,7 +48,7 @@ async def killed_at_points(scale: float, tree: Path | None = None) -> Result:
                 trees.append(edited([edit], folder))
             kills = 0
             for seed, place.tree in enumerate(trees):
-                kills += await _until_killed(place, journal, products, seed, max(2, int(4 * scale)))
+                kills += await _until_killed(place, journal, products, seed, max(2, int(3 * scale)))
         await asyncio.to_thread(place.stop)
         place.tree = None
         await place.start()
