@@ -68,6 +68,7 @@ def _run(
     for server in servers:
         say(f"starting {type(server).__name__}")
         stack.enter_context(embedded.running(server))
+        told.check()
     _write_env(settings)
     say("preparing PostgreSQL and Redis")
     prepare(settings)
@@ -75,17 +76,18 @@ def _run(
     for command in ("worker", "serve"):
         children[command] = start(command, settings, environ)
         stack.callback(embedded.stop, children[command])
+        told.check()
     stack.callback(say, "stopping: API, worker (last flush), servers")
     for line in _summary(settings):
         say(line)
-    while not told.to_stop:
+    while True:
         time.sleep(_POLL_S)
+        told.check()
         for command, child in children.items():
             _require_running(command, child)
         for server in servers:
             if not server.is_running():
                 raise DevError(f"{type(server).__name__} ended: see {server.folder}")
-    raise KeyboardInterrupt
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,13 +99,15 @@ class _Told:
 
     to_stop: bool = False
 
+    def check(self) -> None:
+        """Stop, if that was said while a process was being forked: an exception is lost there."""
+        if self.to_stop:
+            raise KeyboardInterrupt
+
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[_Told]:
-    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does, once.
-
-    What is given says so too: an exception that comes while a process is being forked is lost.
-    """
+    """Let SIGTERM and a closed terminal stop things the way that Ctrl-C does, once."""
     told = _Told()
 
     def interrupt(_signal: int, _frame: object) -> None:

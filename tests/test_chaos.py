@@ -44,7 +44,7 @@ async def test_a_process_that_ends_by_itself_is_noticed() -> None:
     async with opened() as place:
         await asyncio.to_thread(place.start_worker)
         place.workers[0].kill()
-        await until(never, place)
+        assert not await until(never, place)
         result = await result_of("a worker that ends", place, Journal())
     assert result.wrong == ["a worker ended, with -9"]
 

@@ -1,5 +1,6 @@
 """`cartsvc dev`, as `make run` runs it: one command brings everything up, Ctrl-C takes it down."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from redis.exceptions import AuthenticationError
 
 from cartsvc import demo, dev, embedded
 from cartsvc.embedded import free_port
+from cartsvc.settings import Settings
 from tests.wait import wait_until
 
 REQUEST = {"product_id": demo.FIRST_PRODUCT, "quantity": 2, "session_id": "me"}
@@ -223,13 +225,36 @@ def test_an_impatient_ctrl_c_does_not_spoil_the_order(folder: Path) -> None:
 
 def test_only_the_first_signal_interrupts() -> None:
     """Another may come in the midst of what the first began."""
+    interrupted = []
     with dev._interruptible() as told:
         assert not told.to_stop
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.raise_signal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                interrupted.append(number)
         assert told.to_stop
+    assert interrupted == [signal.SIGTERM]
+
+
+def test_a_signal_that_a_fork_has_swallowed_stops_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    told = dev._Told()
+
+    def start(command: str, *_: object) -> None:
+        started.append(command)
+        told.to_stop = True
+
+    settings = Settings(port=free_port())
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(dev, "_servers", lambda *_: (settings, []))
+    monkeypatch.setattr(dev, "start", start)
+    monkeypatch.setattr(embedded, "stop", lambda _: None)
+    with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        dev._run(settings, {}, lambda _: None, lambda _: None, stack, told)
+    assert started == ["worker"]
 
 
 @pytest.mark.parametrize("moment", ["starting Postgres", "starting Valkey", "preparing"])

@@ -12,6 +12,7 @@ from cartsvc.backlog import Backlog, DirtyCarts
 from cartsvc.errors import NoCart, OutcomeUnknown
 from cartsvc.flush_rows import Flush, Written
 from cartsvc.ledger import Ledger
+from cartsvc.link import ReplyError
 from cartsvc.model import ClosedStatus, LineRequest, Owner
 from cartsvc.scripts import Runner
 from tests.shop import ANN, LAMP, MUG, Shop
@@ -298,6 +299,22 @@ async def test_what_is_no_cart_at_all_keeps_none_waiting(
     assert await open_shop.redis.zcard("dirty:{default:0}") == 2
     assert "dirty:{default:0} has a member that is no text" in caplog.text
     assert "cart:{default:0}:session:text is not readable as a cart: " in caplog.text
+
+
+async def test_a_redis_that_refuses_to_tell_makes_the_flush_wait(
+    flush: ModuleType, open_shop: Shop, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: bytes) -> asyncio.Future[Any]:
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply.set_exception(ReplyError("LOADING Redis is loading the dataset in memory"))
+        return reply
+
+    await open_shop.add()
+    with monkeypatch.context() as loading:
+        loading.setattr(open_shop.runner.link, "send", refused)
+        with pytest.raises(OutcomeUnknown, match="LOADING"):
+            await carts(flush, open_shop, ledger)
+    assert await carts(flush, open_shop, ledger) == 1
 
 
 @pytest.mark.parametrize("field", ["", "x"])

@@ -100,3 +100,14 @@ async def test_a_hold_whose_cart_is_lost_is_not_asked_for_again_and_again(
         await either_shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", "bob"))
     level = await either_shop.shelf.stock(either_shop.bucket, LAMP)
     assert level == StockLevel(LAMP, 0, 2, 0)
+
+
+async def test_what_is_no_text_in_the_index_keeps_none_waiting(shop: Shop) -> None:
+    await shop.sell(stock=2, stock_policy="hold")
+    await shop.add(2)
+    strange = f"{LAMP} {shop.clock.ms} {LAMP} cart:{{default:0}}:session:".encode() + b"\xff"
+    await shop.redis.zadd(shop.bucket.holds_by_sku, {strange: 0})
+    shop.clock.ms += 600_000
+    cart = await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("session", "bob"))
+    assert cart.total_quantity == 1
+    assert await shop.shelf.stock(shop.bucket, LAMP) == StockLevel(LAMP, 1, 1, 0)

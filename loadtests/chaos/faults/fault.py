@@ -108,12 +108,15 @@ async def refuses(place: Place) -> bool:
         return answer.status == 503
 
 
-async def until(condition: Callable[[], Awaitable[bool]], place: Place) -> None:
-    """Wait for the condition, but not for ever: what does not come is found wrong at the end."""
+async def until(condition: Callable[[], Awaitable[bool]], place: Place) -> bool:
+    """Wait for the condition; whether it came. Not for ever, nor for a process that has ended."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE_S):
-            while not (await condition() or place.ended()):
+            while not place.ended():
+                if await condition():
+                    return True
                 await asyncio.sleep(_POLL_S)
+    return False
 
 
 async def lasting(seconds: float) -> Window:

@@ -9,7 +9,9 @@ from typing import Any
 
 from cartsvc import replay
 from cartsvc.backlog import Backlog
+from cartsvc.keys import Bucket
 from cartsvc.model import Owner
+from cartsvc.scripts import Runner
 from loadtests.chaos import dialects
 from loadtests.chaos.faults.fault import (
     Result,
@@ -53,22 +55,23 @@ async def away_and_slow(scale: float, tree: Path | None = None) -> Result:
             before = await lasting(minute / 6)
             await asyncio.to_thread(place.postgres.stop)
             away = await lasting(minute)
-            refused = await _refused(place)
+            wrong = await _refused(place)
             begun = time.perf_counter()
             await asyncio.to_thread(place.postgres.start)
-            await until(partial(_is_caught_up, place), place)
+            wrong += await _caught_up(place)
             drained_s = time.perf_counter() - begun
-            await until(partial(_takes_changes, place), place)
+            if not await until(partial(_takes_changes, place), place):
+                wrong.append("changes are not taken again")
             proxy.delay_s = _REPLY_S
             slow = await lasting(minute)
             proxy.delay_s = 0.0
-            await until(partial(_is_caught_up, place), place)
+            wrong += await _caught_up(place)
             after = await lasting(minute / 6)
             result = await ended("PostgreSQL away, and slow", place, load)
             result.is_measured = scale >= 1
         _judge(result, [before, after], away, slow, mark_s)
         result.notes.append(f"caught up in {drained_s:.1f} s")
-        result.wrong += refused
+        result.wrong += wrong
         if drained_s > 2 * minute:
             result.wrong.append(f"it took {drained_s:.1f} s to catch up")
         return result
@@ -104,17 +107,16 @@ async def _takes_changes(place: Place) -> bool:
     return not await refuses(place)
 
 
-async def _is_caught_up(place: Place) -> bool:
-    """Whether no cart has been dirty for long."""
+async def _caught_up(place: Place) -> list[str]:
+    """Wait until no cart has been dirty for long; what is wrong if it does not come to that."""
     async with place.runner() as runner:
-        now_ms = await runner.now_ms()
-        oldest: Any = await runner.redis.zrange(place.bucket.dirty, 0, 0, withscores=True)
-        return not oldest or now_ms - oldest[0][1] < 1000 * _CAUGHT_UP_S
 
+        async def is_so() -> bool:
+            now_ms = await runner.now_ms()
+            oldest: Any = await runner.redis.zrange(place.bucket.dirty, 0, 0, withscores=True)
+            return not oldest or now_ms - oldest[0][1] < 1000 * _CAUGHT_UP_S
 
-async def _is_flushed(place: Place) -> bool:
-    async with place.runner() as runner:
-        return not await runner.redis.zcard(place.bucket.dirty)
+        return [] if await until(is_so, place) else ["the worker does not catch up"]
 
 
 async def poison(scale: float, tree: Path | None = None) -> Result:
@@ -130,17 +132,22 @@ async def poison(scale: float, tree: Path | None = None) -> Result:
         habits = Habits(others, products, converts=0.0, visits=1)
         await crowd(place.url, journal, habits, at_once=1)
         await asyncio.to_thread(place.start_worker)
-        await until(partial(_is_flushed, place), place)
-        written = await fetchval("SELECT count(*) FROM carts")
-        letters = await place.ledger.letters(None)
-        await execute("ALTER TABLE carts DROP CONSTRAINT poison")
         async with place.runner() as runner:
+            # Whether it came is told by what is written.
+            await until(partial(_is_flushed, runner, place.bucket), place)
+            written = await fetchval("SELECT count(*) FROM carts")
+            letters = await place.ledger.letters(None)
+            await execute("ALTER TABLE carts DROP CONSTRAINT poison")
             replayed = await replay.run(place.ledger, Backlog(runner), letters)
         result = await result_of("poison row", place, journal)
         result.notes.append(f"{written} written, {len(letters)} set aside")
         if (written, len(letters), replayed.written) != (others, 1, 1):
             result.wrong.append(f"{replayed.written} of them replayed")
         return result
+
+
+async def _is_flushed(runner: Runner, bucket: Bucket) -> bool:
+    return not await runner.redis.zcard(bucket.dirty)
 
 
 async def _add(place: Place, journal: Journal, sku: str) -> None:
