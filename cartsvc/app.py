@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from cartsvc import contract, contracts, docs, scripts
+from cartsvc import contract, contracts, docs, http, metrics, probes, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.contract import ByHeader
@@ -21,7 +21,10 @@ from cartsvc.http import Endpoint
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.metrics import ALONE, Board
 from cartsvc.pressure import Marks
+from cartsvc.probes import Readiness
+from cartsvc.scrape import Scrape
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
@@ -45,13 +48,25 @@ class Service(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
         if endpoint is None:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, _identified(scope, send))
         else:
             await endpoint(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The service. Connects to nothing before its lifespan begins.
+def _identified(scope: Scope, send: Send) -> Send:
+    """Give an answer the request's id, unless it is an endpoint's, which does so itself."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start" and "request_id" not in scope:
+            http.identified(scope)
+            message["headers"].append((http.REQUEST_ID, scope["request_id"].encode()))
+        await send(message)
+
+    return sending
+
+
+def create_app(settings: Settings, board: Board = ALONE) -> Starlette:
+    """The service, whose processes share a board. Connects to nothing before its lifespan begins.
 
     Raises:
         SettingError: there is nothing by which tokens could be verified.
@@ -68,15 +83,21 @@ def create_app(settings: Settings) -> Starlette:
     archive = Archive(store, Backlog(runner), ledger, timeout_s=settings.database_timeout_s)
     core = Core(store, archive, Verifier(settings), Bucket(settings.tenant))
     spoken = contracts.all_of(core)
+    readiness = Readiness(store, core.bucket, max_lag_s=settings.max_dirty_age_s)
+    metrics.gauge(
+        "cartsvc_link_in_flight", "Requests to Redis that wait for a reply", runner.link.waiting
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await ledger.open()
-        polling = asyncio.create_task(store.pressure.run_forever())
+        loops = [
+            asyncio.create_task(one) for one in (store.pressure.run_forever(), board.run_forever())
+        ]
         yield
-        polling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await polling
+        for one in loops:
+            one.cancel()
+        await asyncio.wait(loops)
         await runner.aclose()
         await ledger.close()
 
@@ -84,7 +105,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             *contract.routes(spoken, settings.max_body_bytes),
             *docs.routes(spoken),
-            Route("/healthz", healthz),
+            *probes.routes(Scrape(board, store, ledger, core.bucket), readiness),
         ],
         exception_handlers={HTTPException: no_route},
         lifespan=lifespan,
@@ -115,11 +136,6 @@ def store_of(settings: Settings, runner: Runner) -> Store:
         ),
         guest_carts_per_s=settings.guest_carts_per_s,
     )
-
-
-async def healthz(_: Request) -> JSONResponse:
-    """The process is up. Says nothing about Redis or PostgreSQL."""
-    return JSONResponse({"status": "ok"})
 
 
 async def no_route(_: Request, error: Exception) -> JSONResponse:

@@ -119,6 +119,16 @@ class Backlog:
             shared = [bucket.dirty]
             await self.runner.run("cart_set_aside", [*shared, *keys], [dirty.read_ms, *facts])
 
+    async def note(self, bucket: Bucket, done: Mapping[str, int], last: Mapping[str, int]) -> None:
+        """Add to what workers did for a bucket, and tell of the last pass."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for name, count in done.items():
+            pipeline.hincrby(bucket.flush, name, count)
+        if last:
+            pipeline.hset(bucket.flush, items=[part for item in last.items() for part in item])
+        # It is for people and graphs: whatever is in its place, the work goes on.
+        await pipeline.execute(raise_on_error=False)
+
     async def mark(self, bucket: Bucket, cart_id: int) -> None:
         """Mark a cart as dirty, if it is in Redis: the next flush looks at it."""
         key = await self.place(bucket, cart_id)

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from cartsvc import http
+from cartsvc.metrics import TURNED_AWAY
 
 _MAX_HEADERS = 100
 """As others have it. A header of four bytes takes fifty times that in memory."""
@@ -222,6 +223,7 @@ class Bounded(HttpToolsProtocol):
         if self._is_refused:
             return
         self._is_refused = True
+        TURNED_AWAY[str(status.value),] += 1
         one = self._handled
         if one is not None and not one.more_body and not one.response_complete:
             one.keep_alive = False

@@ -15,7 +15,19 @@ from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from cartsvc import __version__, demo, dev, http, identity, keys, process, replay, rows, settings
+from cartsvc import (
+    __version__,
+    demo,
+    dev,
+    http,
+    identity,
+    keys,
+    logs,
+    process,
+    replay,
+    rows,
+    settings,
+)
 from cartsvc.app import store_of
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
@@ -466,7 +478,7 @@ def _stock(tenant: str | None, change: Callable[[Stock], Coroutine[Any, Any, Rec
 
 def _settings() -> Settings:
     values = settings.read()
-    process.log_to_stderr(values)
+    logs.to_stderr(values.log_level, values.log_format)
     return values
 
 

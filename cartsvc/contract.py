@@ -70,7 +70,7 @@ def routes(contracts: Iterable[Contract], max_body_bytes: int) -> list[Route]:
     for contract in contracts:
         for path in dict.fromkeys(operation.path for operation in contract.operations):
             methods = {one.method: one.handle for one in contract.operations if one.path == path}
-            endpoint = Endpoint(path, methods, contract.refuse, max_body_bytes)
+            endpoint = Endpoint(contract.name, path, methods, contract.refuse, max_body_bytes)
             paths.setdefault(path, []).append((contract.header, endpoint))
     found = []
     for path, endpoints in paths.items():
@@ -93,4 +93,4 @@ class ByHeader:
             if name in sent:
                 return await endpoint(scope, receive, send)
         _, first = self.endpoints[0]
-        return await first.refuse(self.nobody, scope).send(send)
+        return await first.turn_away(self.nobody, scope, send)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from time import perf_counter
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from cartsvc import logs, metrics
 from cartsvc.errors import CartError, Invalid, Overloaded, Unavailable
 from cartsvc.model import Line, Notice, Once, Owner
 
@@ -29,6 +31,11 @@ NO_CONTENT = 204
 
 RETRY_AFTER = (b"retry-after", b"1")
 NOTICE = b"x-cart-notice"
+
+REQUEST_ID = b"x-request-id"
+"""The header with a request's id: the client's or its proxy's, else one of ours. Logs have it."""
+
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """The header by which a request that is sent again is known; on every operation that changes."""
@@ -70,8 +77,8 @@ class Reply(NamedTuple):
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def send(self, send: Send) -> None:
-        headers = list(self.headers)
+    async def send(self, send: Send, request_id: str) -> None:
+        headers = [(REQUEST_ID, request_id.encode()), *self.headers]
         if self.status != NO_CONTENT:
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", b"%d" % len(self.body)))
@@ -124,32 +131,69 @@ class Endpoint:
     for GET: to read a cart tells its owner, which a head alone would swallow.
 
     `path` is the route's. A request's own is not logged: it may have somebody's session in it, or
-    line breaks.
+    line breaks. `contract` is the contract's name, for `metrics`.
     """
 
     def __init__(
-        self, path: str, methods: Mapping[str, Handle], refuse: Refuse, max_body_bytes: int
+        self,
+        contract: str,
+        path: str,
+        methods: Mapping[str, Handle],
+        refuse: Refuse,
+        max_body_bytes: int,
     ) -> None:
+        self.contract = contract
         self.path = path
         self.methods = methods
         self.refuse = refuse
         self.max_body_bytes = max_body_bytes
+        self._took: dict[tuple[str, int], metrics.Duration] = {}
         self._quiet_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handle = self.methods.get(scope["method"], self._no_method)
+        begun = perf_counter()
         try:
-            answer = await handle(scope, await _body(scope, receive, self.max_body_bytes))
+            body = await _body(receive, identified(scope), self.max_body_bytes)
+            begun = perf_counter()
+            answer = await handle(scope, body)
         except Disconnected:
             return
         except Exception as error:
-            self._tell(error, scope)
-            answer = self.refuse(error, scope)
-            if isinstance(error, CartError) and error.notices:
-                answer = answer._replace(headers=(*answer.headers, *notice_header(error.notices)))
+            answer = self._refusal(error, scope)
         if "once" in scope and scope["once"].is_replay:
             answer = answer._replace(headers=(*answer.headers, REPLAY))
-        await answer.send(send)
+            metrics.REPLAYS[self.contract,] += 1
+        await answer.send(send, scope["request_id"])
+        self._observe(scope["method"], answer.status, perf_counter() - begun)
+
+    async def turn_away(self, error: CartError, scope: Scope, send: Send) -> None:
+        """Refuse a request that is no operation's."""
+        begun = perf_counter()
+        identified(scope)
+        answer = self._refusal(error, scope)
+        await answer.send(send, scope["request_id"])
+        self._observe(scope["method"], answer.status, perf_counter() - begun)
+
+    def _refusal(self, error: Exception, scope: Scope) -> Reply:
+        metrics.REFUSALS[
+            self.contract, _reason(type(error).__name__, isinstance(error, CartError))
+        ] += 1
+        self._tell(error, scope)
+        answer = self.refuse(error, scope)
+        if isinstance(error, CartError) and error.notices:
+            answer = answer._replace(headers=(*answer.headers, *notice_header(error.notices)))
+        return answer
+
+    def _observe(self, method: str, status: int, seconds: float) -> None:
+        took = self._took.get((method, status))
+        if took is None:
+            known = method if method in self.methods else "other"
+            took = metrics.REQUESTS[self.contract, known, self.path, str(status)]
+            self._took[method, status] = took
+        took.observe(seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s %s %d %.1f ms", method, self.path, status, seconds * 1000)
 
     async def _no_method(self, _: Scope, __: bytes) -> NoReturn:
         raise MethodNotAllowed(", ".join(self.methods))
@@ -165,10 +209,28 @@ class Endpoint:
             log.warning("%s %s answered 503: %s", scope["method"], self.path, error)
 
 
-async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+@functools.cache
+def _reason(kind: str, is_ours: bool) -> str:
+    """How `metrics` names an error: as errors.py does, in small letters."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower() if is_ours else "internal_error"
+
+
+def identified(scope: Scope) -> int:
+    """Give a request its id; returns how many bytes its body is said to have."""
+    length, request_id = 0, ""
     for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > limit:
-            raise BodyTooLarge(limit)
+        if name == b"content-length":
+            length = max(length, int(value))
+        elif name == REQUEST_ID and _REQUEST_ID.fullmatch(value):
+            request_id = value.decode()
+    scope["request_id"] = request_id or logs.new_request_id()
+    logs.REQUEST_ID.set(scope["request_id"])
+    return length
+
+
+async def _body(receive: Receive, length: int, limit: int) -> bytes:
+    if length > limit:
+        raise BodyTooLarge(limit)
     chunks = []
     size = 0
     while True:

@@ -124,6 +124,13 @@ TABLE = (
         "SKU whose price changed -> the last cart that has the new one; until all have it",
     ),
     KeyKind(
+        "flush:{tenant:bucket}",
+        "hash",
+        "cartsvc worker",
+        "what workers did: passes, carts, price_changes, set_aside (written), released (lines), "
+        "repriced (carts), busy_us; of the last pass: last (when, ms), last_us, last_carts",
+    ),
+    KeyKind(
         "sync:{tenant:bucket}",
         "string",
         "the API and the command line, with CARTSVC_DURABILITY=fsync",
@@ -186,6 +193,7 @@ class Bucket:
         self.prices = f"prices:{self.tag}"
         self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.flush = f"flush:{self.tag}"
         self.sync = f"sync:{self.tag}"
         self.warming = f"warming:{self.tag}"
         self.shared = (

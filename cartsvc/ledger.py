@@ -312,6 +312,11 @@ class Ledger:
                 raise UnknownLetter(number)
         return [found[number] for number in sorted(set(numbers) or found)]
 
+    async def letter_counts(self) -> dict[str, int]:
+        """How many rows are set aside, by tenant; none where there is none."""
+        rows = await self.pool.fetch(_q("letter_counts"))
+        return {row["tenant"]: row["letters"] for row in rows}
+
 
 class CatalogueChange:
     """Changes to one tenant's catalogue and stock, while nobody else makes any."""

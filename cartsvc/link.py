@@ -25,6 +25,7 @@ from redis.asyncio.connection import (
 
 from cartsvc.clock import Clock
 from cartsvc.errors import Busy, OutcomeUnknown
+from cartsvc.metrics import LINKS
 
 ReplyError = hiredis.ReplyError
 
@@ -80,6 +81,11 @@ class Link:
             return connection.send(request)
         return self._send_early(request)
 
+    def waiting(self) -> int:
+        """How many requests have no reply yet, also of those whose asker has left."""
+        connection = self._connection
+        return len(self._early) + (0 if connection is None else len(connection.waiting))
+
     async def aclose(self) -> None:
         """Close the connection; what still waits fails."""
         if self._connecting is not None:
@@ -88,8 +94,9 @@ class Link:
                 await self._connecting
             self._connecting = None
             self._fail_early("the link was closed")
-        if self._connection is not None:
-            self._connection.give_up("the link was closed")
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.give_up("the link was closed")
 
     def _send_early(self, request: bytes) -> Future:
         """Keep a request until there is a connection, if one may be tried now."""
@@ -117,12 +124,14 @@ class Link:
                 asked_s = self.clock.monotonic()
                 self.clock.set(await connection.send(_TIME), asked_s)
         except (Exception, asyncio.CancelledError) as error:
+            LINKS["failed",] += 1
             connection.give_up("it was not connected")
             self._back_off()
             self._fail_early(f"Redis can't be reached: {error or type(error).__name__}")
             if isinstance(error, asyncio.CancelledError):
                 raise
         else:
+            LINKS["made",] += 1
             self._failures = 0
             self._connection = connection
             self._set_clock_later(connection)
@@ -150,6 +159,7 @@ class Link:
 
     def _lost(self, connection: "_Connection") -> None:
         if self._connection is connection:
+            LINKS["lost",] += 1
             self._connection = None
 
     def _back_off(self) -> None:

@@ -94,10 +94,14 @@ class Pressure:
         Raises:
             Overloaded: it takes none.
         """
-        watched = self._watched.get(bucket.seq)
-        passed = self._redis_passed or (watched and watched.passed)
+        passed = self.passed(bucket)
         if passed:
             raise Overloaded(passed)
+
+    def passed(self, bucket: Bucket) -> str | None:
+        """What is past its mark, so that the bucket takes no changes."""
+        watched = self._watched.get(bucket.seq)
+        return self._redis_passed or (watched.passed if watched else None)
 
     def watch(self, bucket: Bucket) -> None:
         """Look at a bucket from now on. It took a change: so nobody made its name up."""

@@ -11,13 +11,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from cartsvc import notify, preflight, scripts
+from cartsvc import logs, notify, preflight, scripts
 from cartsvc.app import create_app, store_of, sync_key
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
@@ -27,6 +29,7 @@ from cartsvc.identity import Verifier
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
+from cartsvc.metrics import ALONE, Board
 from cartsvc.preflight import UnfitRedis
 from cartsvc.scripts import Runner
 from cartsvc.settings import SettingError, Settings, variable
@@ -152,13 +155,36 @@ def serve(settings: Settings, workers: int = 1) -> None:
     """
     Verifier(settings)
     scripts.connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
+    with _board(workers) as board, listen(settings) as listening:
+        config = _config(settings, workers, board)
+        if workers == 1:
+            server = _Server(config)
+            with _checked(settings, server.stop):
+                server.run(sockets=[listening])
+        else:
+            servers = _Servers(config, [listening])
+            with _checked(settings, servers.stop):
+                servers.run()
+
+
+@contextlib.contextmanager
+def _board(workers: int) -> Iterator[Board]:
+    """Where the processes see each other's numbers, if there is more than one."""
+    if workers == 1:
+        yield ALONE
+    else:
+        with TemporaryDirectory(prefix="cartsvc-") as folder:
+            yield Board(Path(folder))
+
+
+def _config(settings: Settings, workers: int, board: Board) -> uvicorn.Config:
     bounds = Bounds(
         head_bytes=settings.max_head_bytes,
         request_s=settings.request_timeout_s,
         connections=_connections(settings),
     )
-    config = uvicorn.Config(
-        partial(_application, settings),
+    return uvicorn.Config(
+        partial(_application, settings, board),
         factory=True,
         workers=workers,
         loop="uvloop",
@@ -172,15 +198,6 @@ def serve(settings: Settings, workers: int = 1) -> None:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_DRAIN_S,
     )
-    with listen(settings) as listening:
-        if workers == 1:
-            server = _Server(config)
-            with _checked(settings, server.stop):
-                server.run(sockets=[listening])
-        else:
-            servers = _Servers(config, [listening])
-            with _checked(settings, servers.stop):
-                servers.run()
 
 
 def _connections(settings: Settings) -> int:
@@ -197,18 +214,12 @@ def _connections(settings: Settings) -> int:
     return files - _OWN_FILES
 
 
-def _application(settings: Settings) -> Starlette:
+def _application(settings: Settings, board: Board) -> Starlette:
     """What a process that serves begins with."""
-    log_to_stderr(settings)
-    application = create_app(settings)
+    logs.to_stderr(settings.log_level, settings.log_format)
+    application = create_app(settings, board)
     _spare_the_collector()
     return application
-
-
-def log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 def _spare_the_collector() -> None:

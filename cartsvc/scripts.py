@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import hiredis
@@ -19,6 +20,7 @@ from redis.exceptions import RedisError
 from cartsvc.clock import Clock
 from cartsvc.errors import REPLIES, CartError, OutcomeUnknown
 from cartsvc.link import Link, ReplyError, pack
+from cartsvc.metrics import SCRIPTS
 from cartsvc.model import Notice
 from cartsvc.settings import SettingError, variable
 from cartsvc.syncs import TIMEOUT_S, Syncs
@@ -187,10 +189,13 @@ class Runner:
         """
         script = self.script(name)
         call = (len(keys), *keys, *arguments)
+        begun = perf_counter()
         try:
             reply = await self.link.send(pack(("EVALSHA", script.sha, *call)))
         except ReplyError as error:
             reply = await self._after(error, name, call)
+        finally:
+            SCRIPTS[name,].observe(perf_counter() - begun)
         return answer(reply)
 
     async def hash(self, key: str) -> list[bytes]:

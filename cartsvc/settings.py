@@ -160,7 +160,8 @@ class Settings:
         "guests' idle carts become ABANDONED after so long, in seconds; 0: never",
         at_least=0,
     )
-    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR; DEBUG tells of every request")
+    log_format: str = _setting("console", "console, for people, or json, an object a line")
 
     def __post_init__(self) -> None:
         for name, pattern, expected in _SHAPES:
@@ -205,6 +206,7 @@ _SHAPES = (
     ("stock_policy", r"check|hold|untracked", "check, hold or untracked"),
     ("durability", r"memory|fsync", "memory or fsync"),
     ("log_level", r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+    ("log_format", r"console|json", "console or json"),
     (
         "jwt_secret",
         rf"(?s)([^\ud800-\udfff]{{{MIN_SECRET_CHARACTERS},}})?",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ RELEASE_INTERVAL_S = 0.25
 
 IDLE_INTERVAL_S = 10.0
 """Pause between two walks over the carts."""
+
+NOTED = {"release": "released", "reprice": "repriced"}
+"""What is counted of the work of these names."""
 
 _AWAY = (*FAILURES, RedisError, Unavailable)
 
@@ -79,6 +83,25 @@ class Worker:
         return sum([await self._bucket(bucket) for bucket in self.buckets], Pass())
 
     async def _bucket(self, bucket: Bucket) -> Pass:
+        begun = time.monotonic()
+        done = await self._flush(bucket)
+        took_us = round((time.monotonic() - begun) * 1e6)
+        await self._note(bucket, done, took_us)
+        return done
+
+    async def _note(self, bucket: Bucket, done: Pass, took_us: int) -> None:
+        counted = {
+            "passes": 1,
+            "carts": done.carts,
+            "price_changes": done.price_changes,
+            "set_aside": done.refused,
+            "busy_us": took_us,
+        }
+        now_ms = await self.store.now_ms()
+        last = {"last": now_ms, "last_us": took_us, "last_carts": done.carts}
+        await self.backlog.note(bucket, counted, last)
+
+    async def _flush(self, bucket: Bucket) -> Pass:
         # Counted beforehand: a cart that changes all the time must not keep the pass going.
         batches = -(-await self.backlog.dirty_count(bucket) // self.batch)
         carts = await flush.carts(self.backlog, self.ledger, bucket, self.batch, batches=batches)
@@ -137,7 +160,10 @@ class Worker:
             done = 0
             for bucket in self.buckets:
                 try:
-                    done += await work(self.store, bucket)
+                    found = await work(self.store, bucket)
+                    if found and work.__name__ in NOTED:
+                        await self.backlog.note(bucket, {NOTED[work.__name__]: found}, {})
+                    done += found
                     failing.discard(repr(bucket))
                 except _AWAY as error:
                     if repr(bucket) not in failing:

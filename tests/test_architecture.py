@@ -21,7 +21,7 @@ PACKAGE = Path(cartsvc.__file__).parent
 # From the inside out: a module imports only from the rings before its own.
 RINGS = [
     {"settings", "errors", "model", "money"},
-    {"clock", "link", "syncs", "keys", "sql", "notify", "catalog", "demo"},
+    {"clock", "metrics", "link", "syncs", "keys", "sql", "notify", "catalog", "demo", "logs"},
     {"scripts", "rows", "embedded"},
     {
         "cart_hash",
@@ -50,9 +50,9 @@ RINGS = [
         "stock_checks",
         "event_checks",
     },
-    {"core", "idle", "warm", "verify", "repair"},
+    {"core", "idle", "warm", "verify", "repair", "vitals"},
     {"contracts"},
-    {"openapi", "docs"},
+    {"openapi", "docs", "scrape", "probes"},
     {"app", "worker", "bounds", "wire"},
     {"process", "dev"},
     {"cli"},
@@ -60,7 +60,9 @@ RINGS = [
 ]
 
 ALLOWED = {
-    "starlette": {"app", "http", "contract", "core", "contracts", "docs", "process"},
+    "starlette": {"app", "http", "contract", "core", "contracts", "docs", "probes", "process"},
+    "prometheus_client": {"scrape"},
+    "pythonjsonlogger": {"logs"},
     "uvicorn": {"process", "bounds"},
     "redis": {"link", "scripts", "worker", "cli"},
     "asyncpg": {"ledger"},

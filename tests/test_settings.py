@@ -45,6 +45,7 @@ READABLE = {
     "CARTSVC_FLUSH_BATCH": ("20", 20),
     "CARTSVC_COOL_AFTER_S": ("0", 0),
     "CARTSVC_ABANDON_AFTER_S": ("0", 0),
+    "CARTSVC_LOG_FORMAT": ("json", "json"),
     "CARTSVC_LOG_LEVEL": ("DEBUG", "DEBUG"),
 }
 

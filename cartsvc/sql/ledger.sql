@@ -240,6 +240,10 @@ SELECT number, tenant, bucket, kind, cart_id, version, reason,
 FROM dead_letter WHERE $1::text IS NULL OR tenant = $1
 ORDER BY number;
 
+-- name: letter_counts
+-- How many rows are set aside, by tenant.
+SELECT tenant, count(*) AS letters FROM dead_letter GROUP BY tenant;
+
 -- name: letter
 -- One row that is set aside.
 -- $1 number
