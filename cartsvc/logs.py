@@ -28,14 +28,19 @@ def new_request_id() -> str:
 
 
 def to_stderr(level: str, form: str) -> None:
-    """Log from `level` on; `form` is "console" or "json", a JSON object a line."""
-    handler = logging.StreamHandler()
-    handler.addFilter(_with_request_id)
-    handler.setFormatter(_json() if form == "json" else logging.Formatter(_CONSOLE))
-    logging.basicConfig(level=level, handlers=[handler])
+    """Log from `level` on; `form` is "console" or "json", an object a line."""
+    logging.basicConfig(level=level, handlers=[handler(form)])
 
 
-def _with_request_id(record: logging.LogRecord) -> bool:
+def handler(form: str) -> logging.Handler:
+    """What writes to stderr in that form."""
+    found = logging.StreamHandler()
+    found.addFilter(with_request_id)
+    found.setFormatter(_json() if form == "json" else logging.Formatter(_CONSOLE))
+    return found
+
+
+def with_request_id(record: logging.LogRecord) -> bool:
     request_id = REQUEST_ID.get()
     record.of_request = f" [{request_id}]" if request_id else ""
     if request_id:

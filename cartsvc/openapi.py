@@ -34,7 +34,8 @@ _KEY = Parameter(
 
 _ABOUT = (
     "Carts for flash sales. Contracts that share a path are told apart by a header of the request. "
-    "405, with `Allow`, answers a method that a path does not take."
+    "405, with `Allow`, answers a method that a path does not take. Every answer has "
+    "`X-Request-ID`: the request's own, or one that it was given."
 )
 
 _SESSION = "X-Session-ID"

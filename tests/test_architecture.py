@@ -9,6 +9,7 @@ import pytest
 
 import cartsvc
 from cartsvc import keys
+from cartsvc.backlog import Backlog
 from cartsvc.errors import OutcomeUnknown
 from cartsvc.guests import Guests
 from cartsvc.link import Link
@@ -155,6 +156,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.redis.set(shop.bucket.warming, 1)
+    await Backlog(shop.runner).note(shop.bucket, {"passes": 1}, {"last": 1})
     await Guests(shop.runner, 1).admit(shop.bucket, Owner("device", "new"), ("::1", 1), None)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
