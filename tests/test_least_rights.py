@@ -29,6 +29,7 @@ from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass
 from tests.command import run
+from tests.scraped import scrape
 from tests.serving import serving
 from tests.shop import ANN, LAMP, MUG, SECRET, Shop
 from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, bearer
@@ -176,6 +177,13 @@ async def test_the_service(http: httpx.AsyncClient, shop: Shop, ledger: Ledger) 
         for _ in range(2):
             answer = await http.request(**request)
             assert answer.status_code == route.operation.status, (route.name, answer.text)
+
+
+@pytest.mark.usefixtures("unrefused")
+async def test_the_service_as_it_is_watched(http: httpx.AsyncClient, open_shop: Shop) -> None:
+    assert (await http.get("/readyz")).json()["ready"]
+    found = await scrape(http)
+    assert found("cartsvc_redis_up") == found("cartsvc_postgresql_up") == 1
 
 
 @pytest.mark.usefixtures("unrefused")
@@ -403,7 +411,7 @@ def given(user: str, sign: str) -> set[str]:
 def test_the_keys_are_those_that_there_are() -> None:
     families = set(patterns(Bucket("default")))
     # What is an operator's business, and what is not.
-    own, others = ("received", "warming"), ("idem", "idem_count", "guests")
+    own, others = ("received", "warming"), ("idem", "idem_count", "guests", "flush")
     assert given("cartsvc", "~") == {one for one in families if not one.startswith(own)}
     assert given("cartsvc_operator", "~") == {one for one in families if not one.startswith(others)}
 

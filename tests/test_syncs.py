@@ -258,7 +258,7 @@ class Counting:
 
 
 NOT_ACKNOWLEDGED = {
-    *("now_ms", "read", "peek", "find", "outcome"),
+    *("now_ms", "rehearse", "read", "peek", "find", "outcome"),
     *("restore", "unmark", "cool", "forget", "release", "reprice"),
 }
 """Of the store: what changes nothing, or nothing that anybody is told of. A notice that was told
