@@ -428,7 +428,7 @@ ALWAYS = {
     *("time", "waitaof", "set"),
 }
 BY_CLIENT = {
-    "cartsvc": {"info", "hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
+    "cartsvc": {"hlen", "info", "hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
     "cartsvc_operator": {"del", "exec", "hscan", "multi", "xdel", "xrange", "zrange", "zscan"},
 }
 """Commands that no script has."""
