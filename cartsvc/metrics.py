@@ -109,13 +109,20 @@ def gauge(name: str, help_text: str, value: Callable[[], float]) -> None:
     GAUGES[Metric(name, help_text)] = value
 
 
+_MEMORY = Path("/proc/self/statm")
+
+
 def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+    return int(_MEMORY.read_text().split()[1]) * _PAGE
 
 
-gauge(
-    "cartsvc_process_resident_memory_bytes", "Memory of the processes that serve", _resident_bytes
-)
+# Linux has it.
+if _MEMORY.exists():
+    gauge(
+        "cartsvc_process_resident_memory_bytes",
+        "Memory of the processes that serve",
+        _resident_bytes,
+    )
 
 
 class Snapshot(msgspec.Struct):
