@@ -20,7 +20,7 @@ RUN python -m hatchling build -t wheel -d dist \
     && pip --python /opt/cartsvc/bin/python install --no-deps dist/*.whl
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin cartsvc
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin cartsvc
 COPY --from=build /opt/cartsvc /opt/cartsvc
 ENV PATH=/opt/cartsvc/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     CARTSVC_HOST=0.0.0.0 CARTSVC_PORT=8000

@@ -85,12 +85,12 @@ def test_the_wheel_runs_where_there_is_no_checkout(installed: Path, folder: Path
     empty.mkdir()
     environ = {name: v for name, v in os.environ.items() if not name.startswith("CARTSVC_")}
     environ["CARTSVC_PORT"] = port = str(free_port())
-    where = [installed / "python", "-c", "import cartsvc; print(cartsvc.__file__)"]
+    where = [f"{installed}/python", "-c", "import cartsvc; print(cartsvc.__file__)"]
     assert subprocess.check_output(where, cwd=empty, text=True).startswith(f"{installed.parent}/")
-    version = [installed / "cartsvc", "--version"]
+    version = [f"{installed}/cartsvc", "--version"]
     assert subprocess.check_output(version, cwd=empty, text=True) == f"{__version__}\n"
     with subprocess.Popen(
-        [installed / "cartsvc", "dev"], cwd=empty, env=environ, stdout=subprocess.PIPE, text=True
+        [f"{installed}/cartsvc", "dev"], cwd=empty, env=environ, stdout=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
         assert any(line.startswith("Ctrl-C") for line in run.stdout)
@@ -154,3 +154,19 @@ def closure(package: str) -> set[str]:
 def test_make_lock_leaves_out_what_is_embedded() -> None:
     [listed] = re.findall(r"^EMBEDDED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(listed.split()) == EMBEDDED
+
+
+def test_bash_completes_commands() -> None:
+    """As bash asks, with what `--show-completion` gives it; the program has to be on its path."""
+    script = """
+        eval "$(cartsvc --show-completion bash)"
+        COMP_WORDS=(cartsvc dead-letter re) COMP_CWORD=2
+        _cartsvc_completion cartsvc
+        echo "${COMPREPLY[@]}"
+    """
+    programs = Path(sys.executable).parent
+    environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "replay\n"
