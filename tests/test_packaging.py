@@ -103,6 +103,13 @@ def test_the_wheel_runs_where_there_is_no_checkout(installed: Path, folder: Path
     assert os.listdir(empty) == [".cartsvc"]
 
 
+def test_the_wheel_needs_what_dev_runs_where_there_are_wheels() -> None:
+    for requirement in PROJECT["dependencies"]:
+        [name] = names([requirement])
+        assert (name in EMBEDDED) == ("platform_machine" in requirement)
+    assert names(PROJECT["dependencies"]) >= EMBEDDED
+
+
 def test_serving_needs_no_extra_and_no_server_to_embed() -> None:
     needed = names(PROJECT["dependencies"]) - EMBEDDED
     extras = set().union(*map(names, PROJECT["optional-dependencies"].values())) | EMBEDDED
