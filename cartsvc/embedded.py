@@ -1,6 +1,6 @@
-"""A real Valkey and a real PostgreSQL for development and tests, from the extra `embedded`.
+"""A real Valkey and a real PostgreSQL for development and tests.
 
-The wheels only carry the programs; they are run here, because both servers must keep their data
+Their wheels only carry the programs; they are run here, because both servers must keep their data
 and their port between runs, outlive a Ctrl-C long enough to be stopped in order, and start as root
 without changing users or, where the kernel allows it, permissions of the machine.
 """
@@ -152,7 +152,7 @@ class Postgres:
 
     def is_running(self) -> bool:
         """Whether the process that the data names is a server of that data."""
-        import psutil  # Of the extra too.
+        import psutil  # Comes with the servers, and may be missing with them.
 
         try:
             pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
@@ -284,8 +284,8 @@ def _postgres_programs() -> Path:
 
 def _missing() -> EmbeddedError:
     return EmbeddedError(
-        "no embedded servers: install cartsvc[embedded], "
-        "or set CARTSVC_REDIS_URL and CARTSVC_DATABASE_URL"
+        "no Valkey and PostgreSQL to run are installed here: "
+        "set CARTSVC_REDIS_URL and CARTSVC_DATABASE_URL"
     )
 
 
