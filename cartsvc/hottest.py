@@ -71,7 +71,10 @@ class Hottest:
 
     async def _newest(self) -> Counter[str]:
         redis = self.runner.redis
-        carts: Any = await redis.zrange(self.bucket.dirty, 0, NEWEST_CARTS - 1, desc=True)
+        # By score, or the client would ask for ZREVRANGE, which is another right in Redis.
+        carts: Any = await redis.zrange(
+            self.bucket.dirty, "+inf", "-inf", desc=True, byscore=True, offset=0, num=NEWEST_CARTS
+        )
         pipeline = redis.pipeline(transaction=False)
         for cart in carts:
             pipeline.hkeys(cart)

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from cartsvc import errors, link, metrics
+from cartsvc import errors, keys, link, metrics
 from cartsvc.backlog import Backlog
 from cartsvc.http import _reason
 from cartsvc.ledger import Ledger
@@ -69,6 +70,11 @@ def _defined() -> Iterator[tuple[str, set[str]]]:
         yield f"{metric.name}_count", set(metric.labels)
         yield f"{metric.name}_sum", set(metric.labels)
         yield f"{metric.name}_bucket", {*metric.labels, "le"}
+
+
+def section(title: str) -> str:
+    _, _, rest = OPERATIONS.partition(f"\n## {title}\n")
+    return re.split(r"^## ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def parsed(text: str) -> promql.Expr:
@@ -200,7 +206,7 @@ def test_labels_are_asked_for_values_that_they_have() -> None:
 
 def test_every_metric_is_on_the_dashboard(known: Known) -> None:
     shown = {
-        one.name
+        name_of(one)
         for panel in PANELS
         for t in panel["targets"]
         for one in selectors(parsed(t["expr"]))
@@ -292,9 +298,7 @@ def test_every_rule_says_what_to_do() -> None:
 
 
 def test_every_alert_has_its_entry_and_every_entry_its_alert() -> None:
-    _, _, rest = OPERATIONS.partition("\n## When an alert fires\n")
-    section = re.split(r"^## ", rest, maxsplit=1, flags=re.MULTILINE)[0]
-    entries = re.findall(r"^### (\w+)$", section, re.MULTILINE)
+    entries = re.findall(r"^### (\w+)$", section("When an alert fires"), re.MULTILINE)
     assert entries == [rule["alert"] for rule in ALERTS]
     headings = re.findall(r"^#+ (.+)$", OPERATIONS, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
@@ -322,3 +326,29 @@ def test_every_rule_is_tried() -> None:
     tried = (RULES.parent / "alerts_test.yml").read_text()
     for rule in ALERTS:
         assert f'alertname="{rule["alert"]}"}}\', value: 1' in tried, rule["alert"]
+
+
+# -- The runbook
+
+
+def commands() -> Iterator[list[str]]:
+    """What the runbook asks of Redis, as it is before a pipe; without redis-cli's own options."""
+    for line in re.findall(r"^\$ \$R ([A-Z].*)$", section("Watching by redis-cli"), re.MULTILINE):
+        yield shlex.split(line.partition(" |")[0], comments=True)
+
+
+async def test_redis_takes_every_command_of_the_runbook(open_shop: Shop) -> None:
+    await open_shop.add()
+    threshold = await open_shop.redis.config_get("latency-monitor-threshold")
+    asked = list(commands())
+    assert len(asked) > 20
+    for command in asked:
+        await open_shop.redis.execute_command(*command)
+    await open_shop.redis.config_set(*threshold.popitem())
+
+
+def test_the_runbook_names_keys_that_there_are() -> None:
+    families = {row.pattern.partition(":")[0] for row in keys.TABLE}
+    named = set(re.findall(r"'(\w+):\{default:0\}", section("Watching by redis-cli")))
+    assert len(named) > 9
+    assert named <= families
