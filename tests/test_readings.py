@@ -19,6 +19,7 @@ EMPTY = Page({}, {})
 
 ADD = 'contract="session",method="POST",route="/api/cart"'
 READ = 'contract="tenant",method="GET",route="/cart"'
+LOGIN = 'contract="tenant",method="POST",route="/cart/merge"'
 TOOK = "cartsvc_request_duration_seconds"
 
 
@@ -47,7 +48,8 @@ def test_rates_are_what_was_counted_between_two_looks() -> None:
     after = told(
         *requests(ADD, 200, 120),
         *requests(ADD, 400, 55),
-        *requests(READ, 200, 8),
+        *requests(READ, 200, 6),
+        *requests(LOGIN, 200, 2),
         'cartsvc_refusals_total{contract="session",reason="cart_full"} 52',
         'cartsvc_refusals_total{contract="session",reason="out_of_stock"} 3',
         'cartsvc_refusals_total{contract="tenant",reason="out_of_stock"} 1',

@@ -288,6 +288,24 @@ async def test_a_service_or_redis_that_is_away_is_told(
         assert told in out
 
 
+async def test_a_terminal_without_the_characters_gets_others(
+    shop: Shop, valkey: embedded.Valkey
+) -> None:
+    await shop.sell(LAMP, name="Café", stock=4)
+    await shop.redis.sadd(shop.bucket.watched, LAMP)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "cartsvc", "top", "--url", "http://127.0.0.1:1"],
+        env={**os.environ, "CARTSVC_REDIS_URL": valkey.url, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    [lamp] = [line.split() for line in done.stdout.splitlines() if LAMP in line]
+    assert lamp == ["*", "Caf?", LAMP, "#" * 12, "4", "0", "0"]
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
