@@ -26,6 +26,7 @@ from cartsvc import (
     process,
     replay,
     rows,
+    screen,
     settings,
 )
 from cartsvc.app import store_of
@@ -50,6 +51,7 @@ from cartsvc.importer import Imported, Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import FAILURES, Ledger
 from cartsvc.model import MAX_QUANTITY, MAX_SAFE_INT, Letter
+from cartsvc.readings import MIN_INTERVAL_S
 from cartsvc.repair import Repair, Repaired
 from cartsvc.replay import Replayed
 from cartsvc.settings import SettingError, Settings
@@ -298,6 +300,38 @@ def keys_command() -> None:
         page.print(row.pattern, style="bold", soft_wrap=True, markup=False)
         page.print(Padding(f"{row.type}, written by {row.writer}", (0, 0, 0, 4), expand=False))
         page.print(Padding(Text(row.holds), (0, 0, 0, 4), expand=False))
+
+
+def _url(value: str | None) -> str | None:
+    if value is not None and not re.match("https?://[^/]", value):
+        raise typer.BadParameter(f"{value!r} is no http:// or https:// URL")
+    return value
+
+
+@app.command()
+def top(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            callback=_url, help="Of the service; if not given, by CARTSVC_HOST and _PORT."
+        ),
+    ] = None,
+    tenant: TenantOption = None,
+    interval: Annotated[
+        float, typer.Option(min=MIN_INTERVAL_S, help="Seconds between two looks.")
+    ] = MIN_INTERVAL_S,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one frame, as where stdout is no terminal.")
+    ] = False,
+) -> None:
+    """Watch the service, its worker, Redis and what sells, until Ctrl-C.
+
+    Printed once, status 1 says that the service or Redis was away.
+    """
+    values = _settings()
+    url, tenant = url or dev.url(values), tenant or values.tenant
+    if not _run(screen.watch(values, url, tenant, interval_s=interval, once=once)):
+        raise typer.Exit(1)
 
 
 @catalog_app.command(name="import")

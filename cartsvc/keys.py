@@ -193,6 +193,7 @@ class Bucket:
         self.prices = f"prices:{self.tag}"
         self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.watched = f"watched:{self.tag}"
         self.flush = f"flush:{self.tag}"
         self.sync = f"sync:{self.tag}"
         self.warming = f"warming:{self.tag}"

@@ -55,6 +55,7 @@ RINGS = [
     {"contracts"},
     {"openapi", "docs", "scrape", "probes"},
     {"app", "worker", "bounds", "wire"},
+    {"readings", "hottest", "top", "screen"},
     {"process", "dev"},
     {"cli"},
     {"__main__"},
@@ -62,7 +63,7 @@ RINGS = [
 
 ALLOWED = {
     "starlette": {"app", "http", "contract", "core", "contracts", "docs", "probes", "process"},
-    "prometheus_client": {"scrape"},
+    "prometheus_client": {"scrape", "readings"},
     "pythonjsonlogger": {"logs"},
     "uvicorn": {"process", "bounds"},
     "redis": {"link", "scripts", "worker", "cli"},
@@ -72,7 +73,7 @@ ALLOWED = {
     "cryptography": {"identity"},
     "httptools": {"bounds"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "screen"},
 }
 """worker and cli name the client's errors; link takes from it what a URL says."""
 
