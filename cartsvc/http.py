@@ -148,6 +148,8 @@ class Endpoint:
         self.refuse = refuse
         self.max_body_bytes = max_body_bytes
         self._took: dict[tuple[str, int], metrics.Duration] = {}
+        # There before the first one, which would be no increase otherwise.
+        metrics.REFUSALS[contract, INTERNAL_ERROR] += 0
         self._quiet_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,9 +178,7 @@ class Endpoint:
         self._observe(scope["method"], answer.status, perf_counter() - begun)
 
     def _refusal(self, error: Exception, scope: Scope) -> Reply:
-        metrics.REFUSALS[
-            self.contract, _reason(type(error).__name__, isinstance(error, CartError))
-        ] += 1
+        metrics.REFUSALS[self.contract, reason_of(type(error))] += 1
         self._tell(error, scope)
         answer = self.refuse(error, scope)
         if isinstance(error, CartError) and error.notices:
@@ -209,10 +209,18 @@ class Endpoint:
             log.warning("%s %s answered 503: %s", scope["method"], self.path, error)
 
 
-@functools.cache
-def _reason(kind: str, is_ours: bool) -> str:
+INTERNAL_ERROR = "internal_error"
+"""How `metrics` names an error that nobody meant to raise."""
+
+
+def reason_of(kind: type[Exception]) -> str:
     """How `metrics` names an error: as errors.py does, in small letters."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower() if is_ours else "internal_error"
+    return _spelled(kind.__name__) if issubclass(kind, CartError) else INTERNAL_ERROR
+
+
+@functools.cache
+def _spelled(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def identified(scope: Scope) -> int:

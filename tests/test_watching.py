@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cartsvc import errors, keys, link, metrics
 from cartsvc.backlog import Backlog
-from cartsvc.http import _reason
+from cartsvc.http import reason_of
 from cartsvc.ledger import Ledger
 from cartsvc.readings import ADDS
 from tests.shop import LAMP, Shop
@@ -182,8 +182,8 @@ def test_what_there_is_not_is_found(known: Known, broken: str) -> None:
 
 
 REASONS = {"internal_error"} | {
-    _reason(name, is_ours=True)
-    for name, kind in inspect.getmembers(errors, inspect.isclass)
+    reason_of(kind)
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, errors.CartError)
 }
 VALUES = {
