@@ -1,0 +1,49 @@
+"""Load shapes for Locust: a whole sale, or its opening alone."""
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from locust import LoadTestShape
+
+from loadtests import options, phases
+from loadtests.phases import Phase
+
+OPTIONS = options.read()
+
+
+class Phased(LoadTestShape):
+    """As many shoppers as the phases say, of CARTSVC_LOAD_USERS in CARTSVC_LOAD_SECONDS."""
+
+    abstract = True
+    phases: ClassVar[Sequence[Phase]]
+
+    def begins(self) -> dict[str, float]:
+        return phases.begins(self.phases, OPTIONS.seconds)
+
+    def at_s(self) -> float:
+        """The sale's time: since the test began, or so that it opens when that is due."""
+        if not OPTIONS.opens:
+            return float(self.get_run_time())
+        return time.time() - OPTIONS.opens + self.begins()[phases.OPENING_NAME]
+
+    def tick(self) -> tuple[int, float] | None:
+        users = phases.users_at(
+            self.phases, self.at_s(), seconds=OPTIONS.seconds, users=OPTIONS.users
+        )
+        # All that are due come within the second until the next tick.
+        return None if users is None else (users, float(OPTIONS.users))
+
+
+class Sale(Phased):
+    """Quiet, the minute before, the opening with ten times as many shoppers, the tail."""
+
+    abstract = OPTIONS.shape == options.NO_SHAPE
+    phases = phases.SALE
+
+
+class Opening(Phased):
+    """The opening, without a quiet day before it, and the tail."""
+
+    abstract = OPTIONS.shape == options.NO_SHAPE
+    phases = phases.OPENING
