@@ -48,13 +48,19 @@ class Dialect(NamedTuple):
     seen: Callable[[Any], Seen]
 
 
-def signer(secret: str) -> Sign:
+def signer(secret: str, *, issuer: str = "", audience: str = "") -> Sign:
     """Headers with a token, by subject and kind."""
 
     @lru_cache(_TOKENS)
     def headers(subject: str, kind: str) -> Headers:
         signed = identity.issue_token(
-            secret, subject=subject, kind=kind, tenant=None, ttl_s=_TOKEN_TTL_S
+            secret,
+            subject=subject,
+            kind=kind,
+            tenant=None,
+            ttl_s=_TOKEN_TTL_S,
+            issuer=issuer,
+            audience=audience,
         )
         return {"Authorization": f"Bearer {signed}"}
 

@@ -52,11 +52,7 @@ __all__ = [
 runners.WORKER_REPORT_INTERVAL = 1.0
 
 if SIGN is None:
-    print(
-        "CARTSVC_JWT_SECRET is not set: nobody comes who needs a token "
-        "(LateLogin, RegularCustomer, Buyer, Clerk)",
-        file=sys.stderr,
-    )
+    print(options.WITHOUT_TOKENS, file=sys.stderr)
 
 
 @events.init_command_line_parser.add_listener

@@ -2,17 +2,25 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cartsvc.settings import SettingError
+from loadtests import phases
+from loadtests.phases import Phase
 
 ENV = Path(".cartsvc/env")
 """Where `make run` writes its addresses."""
 
 NO_SHAPE = "none"
-SHAPES = ("Sale", "Opening", NO_SHAPE)
+SHAPES = (*phases.BY_NAME, NO_SHAPE)
+
+
+WITHOUT_TOKENS = (
+    "CARTSVC_JWT_SECRET is not set: nobody comes who needs a token "
+    "(LateLogin, RegularCustomer, Buyer, Clerk)"
+)
 
 
 class Options(NamedTuple):
@@ -29,6 +37,16 @@ class Options(NamedTuple):
     products: tuple[str, ...] = ()
     opens: float = 0.0
     samples: str = ""
+    results: Path = Path(__file__).with_name("results")
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        return phases.BY_NAME.get(self.shape, ())
+
+    @property
+    def opening_s(self) -> float:
+        """How long a sale of that shape lasts before it opens."""
+        return phases.begins(self.phases, self.seconds).get(phases.OPENING_NAME, 0.0)
 
 
 def read(environ: Mapping[str, str] | None = None) -> Options:
@@ -50,6 +68,7 @@ def read(environ: Mapping[str, str] | None = None) -> Options:
         products=tuple(filter(None, environ.get("CARTSVC_LOAD_PRODUCTS", "").split(","))),
         opens=float(environ.get("CARTSVC_LOAD_OPENS") or default.opens),
         samples=environ.get("CARTSVC_LOAD_SAMPLES", default.samples),
+        results=Path(environ.get("CARTSVC_LOAD_RESULTS") or default.results),
     )
 
 

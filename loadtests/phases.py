@@ -17,14 +17,16 @@ OPENING_NAME = "opening"
 
 SALE = (
     Phase("quiet", 0.20, 0.1, 0.1),
-    Phase("the minute before", 0.15, 0.1, 0.4),
+    Phase("minute before", 0.20, 0.1, 0.4),
     Phase(OPENING_NAME, 0.25, 1.0, 1.0),
-    Phase("tail", 0.40, 0.5, 0.1),
+    Phase("tail", 0.35, 0.5, 0.1),
 )
 """At its opening ten times as many shoppers as on a quiet day."""
 
 OPENING = (Phase(OPENING_NAME, 0.6, 1.0, 1.0), Phase("tail", 0.4, 0.5, 0.1))
 """From nothing to everything: what a service that was just started has to stand."""
+
+BY_NAME = {"Sale": SALE, "Opening": OPENING}
 
 
 def users_at(phases: Sequence[Phase], at_s: float, *, seconds: float, users: int) -> int | None:

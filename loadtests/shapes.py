@@ -11,6 +11,8 @@ from loadtests.phases import Phase
 
 OPTIONS = options.read()
 
+_ALL_COME_IN_S = 3
+
 
 class Phased(LoadTestShape):
     """As many shoppers as the phases say, of CARTSVC_LOAD_USERS in CARTSVC_LOAD_SECONDS."""
@@ -31,8 +33,7 @@ class Phased(LoadTestShape):
         users = phases.users_at(
             self.phases, self.at_s(), seconds=OPTIONS.seconds, users=OPTIONS.users
         )
-        # All that are due come within the second until the next tick.
-        return None if users is None else (users, float(OPTIONS.users))
+        return None if users is None else (users, OPTIONS.users / _ALL_COME_IN_S)
 
 
 class Sale(Phased):

@@ -21,8 +21,11 @@ ADDRESSES = options.addresses()
 SETTINGS = settings.read(ADDRESSES)
 SKUS = options.read().products or products.of_demo()
 
-SIGN: Sign | None = signer(SETTINGS.jwt_secret) if SETTINGS.jwt_secret else None
+SIGN: Sign | None = None
 """Signs tokens; None without a secret, and then nobody comes who needs one."""
+
+if SETTINGS.jwt_secret:
+    SIGN = signer(SETTINGS.jwt_secret, issuer=SETTINGS.jwt_issuer, audience=SETTINGS.jwt_audience)
 
 Check = Callable[[Any], str]
 """What is wrong with the body of an answer; '' if nothing."""
