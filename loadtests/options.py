@@ -26,8 +26,7 @@ WITHOUT_TOKENS = (
 class Options(NamedTuple):
     """`products` are SKUs, those that everybody wants first; none: the demo's.
 
-    `opens` is when the sale opens, seconds since the epoch; 0: when the shape says so. `samples` is
-    where a run is written down; '': nowhere.
+    `samples` is where a run is written down second by second; '': nowhere.
     """
 
     users: int = 300
@@ -35,7 +34,6 @@ class Options(NamedTuple):
     processes: int = 1
     shape: str = SHAPES[0]
     products: tuple[str, ...] = ()
-    opens: float = 0.0
     samples: str = ""
     results: Path = Path(__file__).with_name("results")
 
@@ -66,7 +64,6 @@ def read(environ: Mapping[str, str] | None = None) -> Options:
         processes=_whole(environ, "CARTSVC_LOAD_PROCESSES", default.processes, at_least=1),
         shape=shape,
         products=tuple(filter(None, environ.get("CARTSVC_LOAD_PRODUCTS", "").split(","))),
-        opens=float(environ.get("CARTSVC_LOAD_OPENS") or default.opens),
         samples=environ.get("CARTSVC_LOAD_SAMPLES", default.samples),
         results=Path(environ.get("CARTSVC_LOAD_RESULTS") or default.results),
     )

@@ -27,6 +27,9 @@ SKUS = (*HOT, *_OBJECT_IDS, *_NUMBERS, *(f"{_IN_SIZES}/{size}" for size in _SIZE
 _PLENTY = 1_000_000
 _REDIS_S = 5.0
 
+LATER_S = 86_400.0
+"""When a sale opens of which nobody has said when."""
+
 
 class Refused(RuntimeError):
     """The service can't be given the products; the message says why in a line."""
@@ -66,8 +69,12 @@ def catalogue(users: int, seconds: int, opens: datetime) -> bytes:
     return b"\n".join(map(orjson.dumps, products))
 
 
-async def prepare(settings: Settings, users: int, seconds: int, opens_in_s: float) -> None:
-    """Put the products into the catalogue, with fresh stock; the sale opens by Redis's clock.
+async def put(
+    settings: Settings, users: int, seconds: int, opens_in_s: float, *, is_fresh: bool
+) -> None:
+    """Put the products into the catalogue; the sale opens by Redis's clock.
+
+    `is_fresh` gives them their stock anew, however much of it was sold before.
 
     Raises:
         Refused: it could not be done.
@@ -80,7 +87,7 @@ async def prepare(settings: Settings, users: int, seconds: int, opens_in_s: floa
         importer = Importer(ledger, Shelf(runner), Bucket(settings.tenant), settings.currency)
         await importer.run(
             rows.read(BytesIO(catalogue(users, seconds, opens))),
-            set_stock=True,
+            set_stock=is_fresh,
             on_bad_row=lambda _, problem: problems.append(problem),
         )
     except NotWarm:

@@ -16,15 +16,15 @@ class Level(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A second. Adds are those that were answered in it, p50 and p99 theirs (None without any).
+    """A second. `granted` and `refused` are adds a second, p50 and p99 theirs (None without any).
 
     `stock` is by counter, of what everybody wants; `lag_s` the age of the oldest dirty cart.
     """
 
     at_s: float
     users: int
-    granted: int
-    refused: int
+    granted: float
+    refused: float
     p50_ms: float | None
     p99_ms: float | None
     stock: dict[str, Level]
@@ -33,7 +33,8 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct):
-    """`phases` is when each begins; `refusals` are adds, by reason, `times_ms` their answers'."""
+    """`phases` is when each begins; `refusals` are adds, by reason, `times_ms` their answers'.
+    `errors` is what failed, and how often."""
 
     samples: list[Sample]
     phases: dict[str, float]
@@ -42,6 +43,7 @@ class Run(msgspec.Struct):
     granted: int
     refusals: dict[str, int]
     times_ms: dict[int, int]
+    errors: dict[str, int]
 
 
 def read(file: Path) -> Run:
@@ -50,6 +52,11 @@ def read(file: Path) -> Run:
 
 def write(run: Run, file: Path) -> None:
     file.write_bytes(msgspec.json.encode(run))
+
+
+def begun_file(file: Path) -> Path:
+    """What is there from the time when shoppers come, beside the file that tells of them."""
+    return file.with_suffix(".begun")
 
 
 def percentile(times: Mapping[int, int], share: float) -> float | None:

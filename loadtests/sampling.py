@@ -24,7 +24,9 @@ def watch(environment: Environment, file: Path, sampler: "Sampler") -> None:
     greenlets: list[Any] = []
 
     def start(**_: object) -> None:
+        sampler.began = time.time()
         greenlets.append(gevent.spawn(sampler.run))
+        samples.begun_file(file).touch()
 
     def stop(**_: object) -> None:
         gevent.killall(greenlets)
@@ -64,7 +66,7 @@ class Sampler:
         answered, self.seen = times - self.seen, times
         dirty, oldest, (now_s, _), *counts = self._asked()
         return Sample(
-            at_s=self._at_s(),
+            at_s=time.time() - self.began,
             users=self.environment.runner.user_count if self.environment.runner else 0,
             granted=0,
             refused=0,
@@ -88,10 +90,6 @@ class Sampler:
             pipeline.hmget(key, self.counters)
         return list(pipeline.execute())
 
-    def _at_s(self) -> float:
-        shape: Any = self.environment.shape_class
-        return float(shape.at_s() if shape else time.time() - self.began)
-
     def adds(self) -> Iterator[tuple[StatsEntry, str | None]]:
         """Locust's entries of adds, and why they were refused."""
         for entry in list(self.environment.stats.entries.values()):
@@ -112,14 +110,40 @@ class Sampler:
         total = self.environment.stats.total
         shape: Any = self.environment.shape_class
         return Run(
-            samples=[
-                replace(sample, granted=granted[second], refused=refused[second])
-                for second, sample in self.taken
-            ],
+            samples=list(_with_adds(self.taken, granted, refused)),
             phases=shape.begins() if shape else {},
             requests=total.num_requests,
             failures=total.num_failures,
             granted=granted.total(),
             refusals=dict(refusals),
             times_ms=samples.together(entry.response_times for entry, _ in self.adds()),
+            errors=self.errors(),
         )
+
+    def errors(self) -> dict[str, int]:
+        """What was answered wrong, or not at all; and what broke down here."""
+        runner: Any = self.environment.runner
+        found = [
+            (f"{one.name}: {one.error}", one.occurrences)
+            for one in self.environment.stats.errors.values()
+        ]
+        found += [
+            (f"in the shopper: {one['msg']}", one["count"]) for one in runner.exceptions.values()
+        ]
+        return dict(found)
+
+
+def _with_adds(
+    taken: Sequence[tuple[int, Sample]], granted: Counter[int], refused: Counter[int]
+) -> Iterator[Sample]:
+    """Samples with the adds since the one before: on a busy machine one may come late."""
+    before = taken[0][0] - 1 if taken else 0
+    for second, sample in taken:
+        since = range(before + 1, second + 1)
+        if since:
+            yield replace(
+                sample,
+                granted=sum(granted[one] for one in since) / len(since),
+                refused=sum(refused[one] for one in since) / len(since),
+            )
+        before = second

@@ -1,6 +1,5 @@
 """Load shapes for Locust: a whole sale, or its opening alone."""
 
-import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -23,15 +22,9 @@ class Phased(LoadTestShape):
     def begins(self) -> dict[str, float]:
         return phases.begins(self.phases, OPTIONS.seconds)
 
-    def at_s(self) -> float:
-        """The sale's time: since the test began, or so that it opens when that is due."""
-        if not OPTIONS.opens:
-            return float(self.get_run_time())
-        return time.time() - OPTIONS.opens + self.begins()[phases.OPENING_NAME]
-
     def tick(self) -> tuple[int, float] | None:
         users = phases.users_at(
-            self.phases, self.at_s(), seconds=OPTIONS.seconds, users=OPTIONS.users
+            self.phases, self.get_run_time(), seconds=OPTIONS.seconds, users=OPTIONS.users
         )
         return None if users is None else (users, OPTIONS.users / _ALL_COME_IN_S)
 
