@@ -49,7 +49,7 @@ def rehearse(addresses: Mapping[str, str], chosen: Options) -> int:
     files = generator.Files(chosen.results)
     generated = _generated(values, addresses, chosen, files)
     if not files.samples.exists():
-        return _ended(f"{files.output.read_text()}\nLocust did not run", 1)
+        return _ended(f"{files.output.read_text()}\n{generated.problem}", 1)
     run = samples.read(files.samples)
     picture.plot(run, files.picture)
     found = asyncio.run(
@@ -59,9 +59,11 @@ def rehearse(addresses: Mapping[str, str], chosen: Options) -> int:
     )
     for line in (*summary.of_run(run, generated.cpu_s), *summary.of_rules(found)):
         print(line)
+    if generated.problem:
+        print(f"{generated.problem}: see {os.path.relpath(files.output)}")
     written = (files.picture, files.html, files.csv, files.output)
     print(f"written: {', '.join(os.path.relpath(file) for file in written)}")
-    return 0 if generated.is_well and not any(found.values()) else 1
+    return 1 if generated.problem or any(found.values()) else 0
 
 
 def _generated(

@@ -36,9 +36,9 @@ class Files:
 
 
 class Generated(NamedTuple):
-    """`is_well`: nothing failed, and nobody broke down. `cpu_s` is of all its processes."""
+    """`problem` is '' if all went well; `cpu_s` is of all processes of Locust."""
 
-    is_well: bool
+    problem: str
     cpu_s: float
 
 
@@ -46,7 +46,7 @@ def run(
     environ: Mapping[str, str], chosen: Options, files: Files, begins: Callable[[float], None]
 ) -> Generated:
     """Send the shoppers. `begins` is called when they come, with the seconds since the first."""
-    begun_s = _cpu_s()
+    cpu_s, lasted_s = _cpu_s(), 0.0
     files.samples.unlink(missing_ok=True)
     files.begun.unlink(missing_ok=True)
     with (
@@ -59,12 +59,21 @@ def run(
         ) as process,
     ):
         if _has_begun(process, files.begun):
-            at_s = time.time() - files.begun.stat().st_mtime
-            begins(at_s)
-            _tell_phases(process, chosen, time.monotonic() - at_s)
+            first_s = files.begun.stat().st_mtime
+            begins(time.time() - first_s)
+            _tell_phases(process, chosen, first_s)
+            process.wait()
+            lasted_s = time.time() - first_s
         status = process.wait()
     files.begun.unlink(missing_ok=True)
-    return Generated(status == 0, _cpu_s() - begun_s)
+    return Generated(_problem(status, lasted_s, chosen.seconds), _cpu_s() - cpu_s)
+
+
+def _problem(status: int, lasted_s: float, seconds: float) -> str:
+    # Locust that lost its processes ends as if all were well.
+    if lasted_s < seconds:
+        return f"Locust ended after {lasted_s:.0f} s"
+    return "Locust saw failures" if status else ""
 
 
 def _has_begun(process: subprocess.Popen[bytes], begun: Path) -> bool:
@@ -97,10 +106,10 @@ def _command(chosen: Options, files: Files) -> list[str]:
     return command
 
 
-def _tell_phases(process: subprocess.Popen[bytes], chosen: Options, begun_s: float) -> None:
+def _tell_phases(process: subprocess.Popen[bytes], chosen: Options, first_s: float) -> None:
     """Say what begins, as long as Locust runs."""
     for name, at_s in phases.begins(chosen.phases, chosen.seconds).items():
-        if _has_ended(process, begun_s + at_s - time.monotonic()):
+        if _has_ended(process, first_s + at_s - time.time()):
             return
         print(f"{at_s:6.0f} s  {name}", flush=True)
 

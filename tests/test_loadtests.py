@@ -265,7 +265,7 @@ async def place(
 @pytest.fixture
 def locust(monkeypatch: pytest.MonkeyPatch) -> list[Generated]:
     """What stands in the place of Locust: it says what it is told to have seen."""
-    says = [Generated(is_well=True, cpu_s=1.0)]
+    says = [Generated("", cpu_s=1.0)]
 
     def generate(
         environ: object, chosen: object, files: Files, begins: Callable[[float], None]
@@ -275,7 +275,11 @@ def locust(monkeypatch: pytest.MonkeyPatch) -> list[Generated]:
         return says[-1]
 
     monkeypatch.setattr(generator, "run", generate)
+    monkeypatch.setattr(picture, "plot", lambda _, file: file.touch())
     return says
+
+
+BEGIN = "pathlib.Path(os.environ['CARTSVC_LOAD_SAMPLES']).with_suffix('.begun').touch()"
 
 
 async def rehearsed(place: dict[str, str], folder: Path) -> int:
@@ -311,8 +315,27 @@ async def test_a_rehearsal_that_breaks_a_rule_fails(
 async def test_a_rehearsal_in_which_locust_saw_failures_fails(
     place: dict[str, str], locust: list[Generated], tmp_path: Path
 ) -> None:
-    locust.append(Generated(is_well=False, cpu_s=1.0))
+    locust.append(Generated("Locust saw failures", cpu_s=1.0))
     assert await rehearsed(place, tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "seconds", "problem"),
+    [
+        ("", 60, "Locust ended after 0 s"),
+        (BEGIN, 60, "Locust ended after 0 s"),
+        (BEGIN, 0, ""),
+        (f"{BEGIN}; raise SystemExit(1)", 0, "Locust saw failures"),
+    ],
+)
+def test_a_locust_that_fails_or_ends_early_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, seconds: int, problem: str
+) -> None:
+    command = [sys.executable, "-c", f"import os, pathlib; {script}"]
+    monkeypatch.setattr(generator, "_command", lambda *_: command)
+    options = Options(users=1, seconds=seconds, results=tmp_path)
+    generated = generator.run(os.environ, options, Files(tmp_path), lambda _: None)
+    assert generated.problem == problem
 
 
 async def test_each_rehearsal_begins_with_fresh_stock(
