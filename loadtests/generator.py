@@ -1,7 +1,9 @@
 """Locust as a process of its own, without its page."""
 
 import contextlib
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -56,15 +58,21 @@ def run(
             env={**environ, "CARTSVC_LOAD_SAMPLES": str(files.samples)},
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process,
     ):
-        if _has_begun(process, files.begun):
-            first_s = files.begun.stat().st_mtime
-            begins(time.time() - first_s)
-            _tell_phases(process, chosen, first_s)
-            process.wait()
-            lasted_s = time.time() - first_s
-        status = process.wait()
+        try:
+            if _has_begun(process, files.begun):
+                first_s = files.begun.stat().st_mtime
+                begins(time.time() - first_s)
+                _tell_phases(process, chosen, first_s)
+                process.wait()
+                lasted_s = time.time() - first_s
+            status = process.wait()
+        except BaseException:
+            # And its processes, which would wait for it for a minute.
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     files.begun.unlink(missing_ok=True)
     return Generated(_problem(status, lasted_s, chosen.seconds), _cpu_s() - cpu_s)
 

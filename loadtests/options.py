@@ -1,6 +1,7 @@
 """What a rehearsal is told: CARTSVC_LOAD_ variables, and where the service is."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,12 +79,20 @@ def _whole(environ: Mapping[str, str], name: str, default: int, *, at_least: int
 
 def addresses(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """CARTSVC_ variables: those of `make run`, if that is the service meant, and over them the
-    environment's."""
+    environment's.
+
+    Raises:
+        SettingError: the service's URL is none.
+    """
     environ = os.environ if environ is None else environ
-    given = {name: value for name, value in environ.items() if name.startswith("CARTSVC_")}
+    given = {name: text for name, text in environ.items() if name.startswith("CARTSVC_") and text}
     told = {}
     if ENV.exists():
         told = dict(word.split("=", 1) for word in shlex.split(ENV.read_text()))
     if given.get("CARTSVC_URL", told.get("CARTSVC_URL")) != told.get("CARTSVC_URL"):
         told = {}
-    return {"CARTSVC_URL": "http://127.0.0.1:8000", **told, **given}
+    found = {"CARTSVC_URL": "http://127.0.0.1:8000", **told, **given}
+    if not re.fullmatch(r"https?://[^\s/?#]+", found["CARTSVC_URL"]):
+        told_url = f"CARTSVC_URL: {found['CARTSVC_URL']!r}"
+        raise SettingError(f"{told_url} is not an http:// or https:// URL without a path")
+    return found

@@ -338,6 +338,19 @@ def test_a_locust_that_fails_or_ends_early_is_noticed(
     assert generated.problem == problem
 
 
+def test_a_rehearsal_that_is_broken_off_takes_locust_along(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = f"import os, pathlib, signal; {BEGIN}; signal.pause()"
+    monkeypatch.setattr(generator, "_command", lambda *_: [sys.executable, "-c", script])
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.run(os.environ, Options(results=tmp_path), Files(tmp_path), interrupted)
+
+
 async def test_each_rehearsal_begins_with_fresh_stock(
     place: dict[str, str], locust: list[Generated], shop: Shop, tmp_path: Path
 ) -> None:

@@ -317,6 +317,10 @@ def test_addresses_are_those_of_make_run_unless_another_service_is_meant(
     other = {"CARTSVC_JWT_SECRET": "c", "HOME": "/"}
     assert options.addresses(other) == told | {"CARTSVC_JWT_SECRET": "c"}
     assert options.addresses({"CARTSVC_URL": "http://other"}) == {"CARTSVC_URL": "http://other"}
+    assert options.addresses({"CARTSVC_URL": ""}) == told
+    for url in ("here", "http://", "http://here/cart", "redis://here"):
+        with pytest.raises(SettingError, match=f"CARTSVC_URL: '{url}' is not"):
+            options.addresses({"CARTSVC_URL": url})
 
 
 @pytest.mark.parametrize(
