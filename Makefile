@@ -32,7 +32,7 @@ format: .venv/installed ## Bring the code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-load: .venv/installed ## Rehearse a sale with Locust, against a running service or one it starts
+load: .venv/installed ## Rehearse a sale with Locust, on a running service or one it starts (2 min)
 	$(BIN)/python -m loadtests
 
 bench: .venv/installed ## Measure beside the rivals that are installed, on an idle machine (15 min)

@@ -20,40 +20,79 @@ CATCH_UP_S = 30.0
 PAUSE_S = 0.5
 """Between two looks at what seems wrong."""
 
+NOTHING_OVERSOLD = "nothing oversold"
+NO_CART_OVER_ITS_CAP = "no cart over its cap"
+CAUGHT_UP = "PostgreSQL caught up"
+VERIFIED = "cartsvc verify finds nothing"
+
 _POLL_S = 0.1
 _REDIS_S = 5.0
 
+Books = dict[str, int]
+"""Units by counter."""
 
-async def violations(
+
+async def checked(
     redis_url: str, database_url: str, bucket: Bucket, max_lines: int
-) -> list[str]:
-    """A sentence for each rule that is broken; none means that all is well."""
+) -> dict[str, list[str]]:
+    """By rule, a sentence for each time it is broken: none, if it holds."""
     runner = Runner(scripts.connect(redis_url, timeout_s=_REDIS_S), timeout_s=_REDIS_S)
     ledger = await Ledger.connect(database_url)
     backlog = Backlog(runner)
     try:
-        found = []
-        if not await _caught_up(backlog, bucket):
-            found.append(f"PostgreSQL has not caught up within {CATCH_UP_S:g} s")
+        behind = await _behind(backlog, bucket)
+        received, *parts = await _books(runner.redis, bucket)
+        oversold, over_cap = _wrong_books(received, *parts), []
+        async for cart in _carts(runner.redis, bucket):
+            oversold += await _shortages(runner.redis, bucket, received, cart)
+            if len(cart.lines) > max_lines:
+                lines = f"{len(cart.lines)} lines, and {max_lines} are allowed"
+                over_cap.append(f"cart {cart.id} has {lines}")
         verifier = Verifier(backlog, ledger, bucket, max_lines=max_lines, pause_s=PAUSE_S)
         verdict = await verifier.run()
-        found += [f"{finding.what} {finding.detail}" for finding in verdict.findings]
-        async for cart in _carts(runner.redis, bucket):
-            found += await _shortages(runner.redis, bucket, cart)
-        return found
+        return {
+            NOTHING_OVERSOLD: oversold,
+            NO_CART_OVER_ITS_CAP: over_cap,
+            CAUGHT_UP: behind,
+            VERIFIED: [f"{finding.what} {finding.detail}" for finding in verdict.findings],
+        }
     finally:
         await ledger.close()
         await runner.aclose()
 
 
-async def _caught_up(backlog: Backlog, bucket: Bucket) -> bool:
+async def _behind(backlog: Backlog, bucket: Bucket) -> list[str]:
     try:
         async with asyncio.timeout(CATCH_UP_S):
             while await backlog.count(bucket):
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        return False
-    return True
+        left = await backlog.count(bucket)
+        return [f"{left} carts and price changes wait after {CATCH_UP_S:g} s"]
+    return []
+
+
+def _wrong_books(received: Books, *parts: Books) -> list[str]:
+    """Counters below zero, and those whose units do not add up."""
+    found = []
+    for counter, units in received.items():
+        levels = [part.get(counter, 0) for part in parts]
+        if min(levels) < 0 or sum(levels) != units:
+            free, held, sold = levels
+            told = f"{free} free, {held} held and {sold} sold"
+            found.append(f"counter {counter} has {told} of {units} received")
+    return found
+
+
+async def _books(redis: Any, bucket: Bucket) -> list[Books]:
+    """What counters have received, and have free, held and sold, at one instant."""
+    pipeline = redis.pipeline(transaction=True)
+    for key in (bucket.received, bucket.stock, bucket.held, bucket.sold):
+        pipeline.hgetall(key)
+    return [
+        {counter.decode(): int(units) for counter, units in found.items()}
+        for found in await pipeline.execute()
+    ]
 
 
 async def _carts(redis: Any, bucket: Bucket) -> AsyncIterator[Cart]:
@@ -61,8 +100,8 @@ async def _carts(redis: Any, bucket: Bucket) -> AsyncIterator[Cart]:
         yield cart_of(bucket.owner(key.decode()), await redis.hgetall(key))
 
 
-async def _shortages(redis: Any, bucket: Bucket, cart: Cart) -> list[str]:
-    """What a cart wants more of than there is."""
+async def _shortages(redis: Any, bucket: Bucket, received: Books, cart: Cart) -> list[str]:
+    """What a cart wants more of than there ever was; others may have bought what it could have."""
     wanted: Counter[str] = Counter()
     for line in cart.in_order:
         record = await redis.hget(bucket.catalogue, line.sku)
@@ -70,9 +109,8 @@ async def _shortages(redis: Any, bucket: Bucket, cart: Cart) -> list[str]:
         counter = orjson.loads(record)["counter"] if record else line.product_id
         if line.held_until_ms is None:
             wanted[counter] += line.quantity
-    found = []
-    for counter, units in wanted.items():
-        free = await redis.hget(bucket.stock, counter)
-        if free is not None and units > int(free):
-            found.append(f"cart {cart.id} wants {units} of {counter}, of which {int(free)} are")
-    return found
+    return [
+        f"cart {cart.id} wants {units} of {counter}, of which {received[counter]} were"
+        for counter, units in wanted.items()
+        if units > received.get(counter, units)
+    ]

@@ -1,67 +1,88 @@
-"""Shoppers of a flash sale. Against a running service, with Locust's web page:
+"""A flash sale. Against a running service, with Locust's web page:
 
     locust -f loadtests/locustfile.py
 
-CARTSVC_URL names the service; CARTSVC_LOAD_PRODUCTS its products (ObjectIds, by commas), the
-first of them the one that everybody wants.
+Nothing has to be set against `make run`; docs/rehearsing.md has what can be.
 """
 
-import os
-import random
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
 
-import orjson
-from locust import FastHttpUser, between, events, task
+from locust import events, runners
 from locust.env import Environment
 
-DEMO = [f"507f1f77bcf86cd7994390{end}" for end in ("16", "11", "12", "13", "14", "15", "1e", "20")]
-PRODUCTS = os.environ.get("CARTSVC_LOAD_PRODUCTS", ",".join(DEMO)).split(",")
-HOT, *OTHERS = PRODUCTS
+from cartsvc.keys import Bucket
+from cartsvc.settings import SettingError
+from loadtests import options, products, sampling
 
-ADD = "/api/cart"
-REFUSALS = {"insufficient_stock": "add (sold out)", "buyer_limit": "add (no more a buyer)"}
+try:
+    OPTIONS = options.read()
+    from loadtests.shapes import Opening, Sale
+    from loadtests.shoppers.customers import Buyer, Clerk, LateLogin, RegularCustomer
+    from loadtests.shoppers.guests import (
+        AppShopper,
+        BargainHunter,
+        Bot,
+        Browser,
+        DoubleTapper,
+        StoreGuest,
+    )
+    from loadtests.shoppers.shopper import SETTINGS, SIGN, SKUS
+except SettingError as error:
+    sys.exit(str(error))
+
+__all__ = [
+    "AppShopper",
+    "BargainHunter",
+    "Bot",
+    "Browser",
+    "Buyer",
+    "Clerk",
+    "DoubleTapper",
+    "LateLogin",
+    "Opening",
+    "RegularCustomer",
+    "Sale",
+    "StoreGuest",
+]
+
+# Every three seconds, in a sale of a minute, is no curve.
+runners.WORKER_REPORT_INTERVAL = 1.0
+
+# Seconds of silence after which a process counts as lost: one that shares its processors with the
+# service is late by more than the three that Locust allows.
+runners.HEARTBEAT_LIVENESS = 20
+
+if SIGN is None:
+    print(options.WITHOUT_TOKENS, file=sys.stderr)
+
+
+@events.init_command_line_parser.add_listener
+def _choose(parser: argparse.ArgumentParser) -> None:
+    # The page lets shoppers and shape be picked; who leaves is let finish what was asked for.
+    parser.set_defaults(class_picker=True, stop_timeout=5)
+
+
+@events.init.add_listener
+def _shape(environment: Environment, **_: object) -> None:
+    shape = (environment.available_shape_classes or {}).get(OPTIONS.shape)
+    if shape is not None:
+        shape.runner = environment.runner
+        environment.shape_class = shape
+
+
+@events.init.add_listener
+def _watch(environment: Environment, **_: object) -> None:
+    if OPTIONS.samples and not isinstance(environment.runner, runners.WorkerRunner):
+        bucket, hot = Bucket(SETTINGS.tenant), products.hot(SKUS)
+        sampler = sampling.Sampler(environment, SETTINGS.redis_url, bucket, hot)
+        sampling.watch(environment, Path(OPTIONS.samples), sampler)
 
 
 @events.quitting.add_listener
-def _fail_without_requests(environment: Environment, **_: object) -> None:
-    if environment.stats.total.num_requests == 0:
+def _fail_without_requests(environment: Any, **_: object) -> None:
+    is_worker = isinstance(environment.runner, runners.WorkerRunner)
+    if environment.stats.total.num_requests == 0 and not is_worker:
         environment.process_exit_code = 1
-
-
-class FlashSaleShopper(FastHttpUser):
-    """Comes for the one hot product, takes a few other things along, and comes back for more."""
-
-    host = os.environ.get("CARTSVC_URL", "http://127.0.0.1:8000")
-    wait_time = between(0.05, 0.5)
-
-    def on_start(self) -> None:
-        self.session_id: str | None = None
-
-    @task(3)
-    def grab_the_hot_product(self) -> None:
-        self.add(HOT, quantity=1)
-
-    @task(5)
-    def take_something_along(self) -> None:
-        self.add(random.choice(OTHERS), quantity=random.randint(1, 3))
-
-    @task(1)
-    def start_over(self) -> None:
-        self.session_id = None
-
-    def add(self, product_id: str, quantity: int) -> None:
-        request: dict[str, object] = {"product_id": product_id, "quantity": quantity}
-        if self.session_id:
-            request["session_id"] = self.session_id
-        with self.client.post(
-            ADD, data=orjson.dumps(request).decode(), name="add", catch_response=True
-        ) as answer:
-            content = orjson.loads(answer.content) if answer.content else {}
-            if answer.status_code == 200:
-                self.session_id = content["data"]["session_id"]
-                answer.success()
-            elif content.get("error", {}).get("code") in REFUSALS:
-                # What most shoppers hear in a sale: an answer, not a failure.
-                answer.request_meta["name"] = REFUSALS[content["error"]["code"]]
-                answer.success()
-            else:
-                answer.failure(f"{answer.status_code}: {content.get('message')}")
