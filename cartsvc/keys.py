@@ -137,6 +137,12 @@ TABLE = (
         "nothing: written before each wait for the append-only file, of every tenant",
     ),
     KeyKind(
+        "paused:{tenant:bucket}",
+        "string",
+        "sale_pause, sale_resume",
+        "there while the sale is paused; as JSON: why (reason), by whom (by), since_ms",
+    ),
+    KeyKind(
         "warming:{tenant:bucket}",
         "string",
         "cartsvc warm",
@@ -196,6 +202,7 @@ class Bucket:
         self.watched = f"watched:{self.tag}"
         self.flush = f"flush:{self.tag}"
         self.sync = f"sync:{self.tag}"
+        self.paused = f"paused:{self.tag}"
         self.warming = f"warming:{self.tag}"
         self.shared = (
             self.seq,
@@ -211,6 +218,7 @@ class Bucket:
             self.dirty,
             self.prices,
             self.cold,
+            self.paused,
         )
 
     def cart(self, owner: Owner) -> str:

@@ -12,8 +12,8 @@ from cartsvc.scripts import Argument, Runner
 class Shelf:
     """Records and counters of every bucket.
 
-    What runs a script raises the `Refused` or `Unavailable` error that its reply stands for, what
-    only reads raises the client's own.
+    Every method raises the `Refused` or `Unavailable` error that a script's reply stands for, or
+    `OutcomeUnknown`.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -28,7 +28,7 @@ class Shelf:
         await self.runner.synced()
 
     async def is_warm(self, bucket: Bucket) -> bool:
-        return bool(await self.runner.redis.exists(bucket.seq))
+        return await self.runner.value(bucket.seq) is not None
 
     async def put(
         self, bucket: Bucket, products: Sequence[Product], counters: Mapping[str, int]
