@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cartsvc.findings import number_of, text_of
+from cartsvc import vitals
+from cartsvc.findings import text_of
 from cartsvc.keys import Bucket
 from cartsvc.scripts import Runner
 
@@ -17,6 +18,7 @@ NEWEST_CARTS = 100
 """Carts that are looked at."""
 
 _QUANTITY = b"q:"
+_UNCOUNTED = (None, 0, 0)
 
 
 class Hot(NamedTuple):
@@ -83,26 +85,19 @@ class Hottest:
         return Counter(sku for fields in found if isinstance(fields, list) for sku in _skus(fields))
 
     async def _stock(self, skus: Sequence[str], chosen: frozenset[str]) -> list[Hot]:
-        redis, bucket = self.runner.redis, self.bucket
-        found: Any = await redis.hmget(bucket.catalogue, skus)
+        found: Any = await self.runner.redis.hmget(self.bucket.catalogue, skus)
         records = [_read(record) for record in found]
         counters = [record.counter or sku for sku, record in zip(skus, records, strict=True)]
-        pipeline = redis.pipeline(transaction=False)
-        for key in (bucket.stock, bucket.held, bucket.sold):
-            pipeline.hmget(key, counters)
-        free, held, sold = await pipeline.execute()
+        levels = await vitals.levels(self.runner, self.bucket, counters)
+        units = {level.sku: (level.free, level.held, level.sold) for level in levels}
         return [
             Hot(
                 sku,
                 " / ".join(filter(None, (record.about.name, record.about.variant))),
                 sku in chosen,
-                None if self._is_untracked(record) else number_of(is_free),
-                number_of(are_held) or 0,
-                number_of(are_sold) or 0,
+                *(_UNCOUNTED if self._is_untracked(record) else units.get(counter, _UNCOUNTED)),
             )
-            for sku, record, is_free, are_held, are_sold in zip(
-                skus, records, free, held, sold, strict=True
-            )
+            for sku, record, counter in zip(skus, records, counters, strict=True)
         ]
 
     def _is_untracked(self, record: _Record) -> bool:

@@ -235,18 +235,30 @@ def _of_buckets(found: Sequence[tuple[Bucket, BucketVitals]]) -> Iterator[Metric
         "cartsvc_dirty_carts": ("Carts with changes that PostgreSQL lacks", "dirty_carts"),
         "cartsvc_flush_lag_seconds": ("Age of the oldest change that it lacks", "lag_s"),
         "cartsvc_unflushed_price_changes": ("Price changes that it lacks", "price_changes"),
+        "cartsvc_sale_paused": ("Whether the sale is paused: carts take no more", "is_paused"),
     }
     for name, (help_text, field) in shown.items():
         family = _per_tenant(name, help_text)
         for bucket, vital in found:
             family.add_metric([bucket.tenant], getattr(vital, field))
         yield family
+    yield _watched(found)
     for one in _FLUSHED:
         noted = one.family(one.name, one.help, labels=["tenant"])
         for bucket, vital in found:
             if one.field in vital.flushed:
                 noted.add_metric([bucket.tenant], vital.flushed[one.field] / one.unit)
         yield noted
+
+
+def _watched(found: Sequence[tuple[Bucket, BucketVitals]]) -> Metric:
+    labels = ["tenant", "sku", "state"]
+    family = GaugeMetricFamily("cartsvc_stock_units", "Units of watched counters", labels=labels)
+    for bucket, vital in found:
+        for level in vital.watched:
+            for state in ("free", "held", "sold"):
+                family.add_metric([bucket.tenant, level.sku, state], getattr(level, state))
+    return family
 
 
 def _per_tenant(name: str, help_text: str) -> GaugeMetricFamily:

@@ -1,13 +1,14 @@
 """How Redis is, and what it has of a tenant: the numbers that `/metrics` and `cartsvc top` show.
 
-Each takes one round trip, whatever there is. Raises the client's own errors.
+Each takes one round trip, or two, whatever there is. Raises the client's own errors.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cartsvc.findings import number_of
+from cartsvc.findings import number_of, text_of
 from cartsvc.keys import Bucket
+from cartsvc.model import StockLevel
 from cartsvc.scripts import Runner
 
 
@@ -25,7 +26,8 @@ class RedisVitals(NamedTuple):
 class BucketVitals(NamedTuple):
     """`lag_s` is the age of the oldest cart that is not in PostgreSQL yet, 0 where there is none.
 
-    `flushed` is what workers noted, by the names of `keys.TABLE`.
+    `flushed` is what workers noted, by the names of `keys.TABLE`; `watched` the counters that
+    operators chose to watch, as far as there are any.
     """
 
     carts: int
@@ -34,6 +36,8 @@ class BucketVitals(NamedTuple):
     lag_s: float
     price_changes: int
     flushed: Mapping[str, int]
+    is_paused: bool
+    watched: Sequence[StockLevel]
 
 
 async def of_redis(runner: Runner) -> RedisVitals:
@@ -60,10 +64,36 @@ async def of_bucket(runner: Runner, bucket: Bucket) -> BucketVitals:
     pipeline.zrange(bucket.dirty, 0, 0, withscores=True)
     pipeline.xlen(bucket.prices)
     pipeline.hgetall(bucket.flush)
+    pipeline.exists(bucket.paused)
+    pipeline.smembers(bucket.watched)
     found: list[Any] = await pipeline.execute()
-    carts, cold, dirty, oldest, prices, flushed = found
+    carts, cold, dirty, oldest, prices, flushed, is_paused, watched = found
     now_ms = await runner.now_ms()
-    return BucketVitals(carts, cold, dirty, _age_s(oldest, now_ms), prices, _numbers(flushed))
+    return BucketVitals(
+        carts,
+        cold,
+        dirty,
+        _age_s(oldest, now_ms),
+        prices,
+        _numbers(flushed),
+        bool(is_paused),
+        await levels(runner, bucket, sorted(map(text_of, watched))),
+    )
+
+
+async def levels(runner: Runner, bucket: Bucket, counters: Sequence[str]) -> list[StockLevel]:
+    """Of counters (SKUs), those that there are; not of one instant."""
+    if not counters:
+        return []
+    pipeline = runner.redis.pipeline(transaction=False)
+    for key in (bucket.stock, bucket.held, bucket.sold):
+        pipeline.hmget(key, counters)
+    found = []
+    for sku, *units in zip(counters, *await pipeline.execute(), strict=True):
+        free, held, sold = map(number_of, units)
+        if free is not None:
+            found.append(StockLevel(sku, free, held or 0, sold or 0))
+    return found
 
 
 async def lag_s(runner: Runner, bucket: Bucket) -> float:

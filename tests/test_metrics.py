@@ -15,6 +15,7 @@ from cartsvc.backlog import Backlog
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.metrics import BOUNDS_S, Board, Duration
+from cartsvc.sale import Sale
 from cartsvc.scrape import Scrape
 from cartsvc.settings import Settings
 from cartsvc.worker import Worker
@@ -142,6 +143,20 @@ async def test_what_waits_for_postgresql_is_told(
     assert found("cartsvc_dead_letters", **of) == 1
     assert found("cartsvc_redis_up") == found("cartsvc_postgresql_up") == 1
     assert found("cartsvc_overloaded", **of) == 0
+
+
+async def test_a_pause_and_what_is_watched_are_told(http: httpx.AsyncClient, shop: Shop) -> None:
+    await shop.sell(stock=5, stock_policy="hold")
+    await shop.add(2)
+    await shop.redis.sadd("watched:{default:0}", LAMP, "gone")
+    found = await scraped(http)
+    of = {"tenant": "default", "sku": LAMP}
+    units = [found("cartsvc_stock_units", state=state, **of) for state in ("free", "held", "sold")]
+    assert units == [3, 2, 0]
+    assert found("cartsvc_stock_units", sku="gone") == 0
+    assert found("cartsvc_sale_paused", tenant="default") == 0
+    await Sale(shop.runner).pause(shop.bucket, "a wrong price", "ann")
+    assert (await scraped(http))("cartsvc_sale_paused", tenant="default") == 1
 
 
 async def test_what_a_worker_did_is_told(shop: Shop, ledger: Ledger) -> None:
