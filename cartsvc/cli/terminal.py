@@ -1,0 +1,71 @@
+"""What a terminal is shown: consoles, texts of any characters, and what went wrong in a line."""
+
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.text import Text
+
+from cartsvc.errors import (
+    CartError,
+    NoCounter,
+    NotEmpty,
+    NotWarm,
+    OutcomeUnknown,
+    OutOfStock,
+    RowsRefused,
+    StockHeld,
+    UnknownLetter,
+    UnknownSku,
+    UnknownTenant,
+)
+from cartsvc.ledger import FAILURES
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> Text:
+    """A text that a terminal shows as it is, whatever characters it has."""
+    return Text("".join(one if one.isprintable() else ascii(one)[1:-1] for one in text))
+
+
+def told(error: Exception) -> str:
+    match error:
+        case OutcomeUnknown(reason=reason):
+            return f"Redis: {reason}"
+        case CartError():
+            return _told_of_tenant(error)
+        case RedisError():
+            return f"Redis: {error}"
+        case OSError(filename=str() as name, strerror=str() as reason):
+            return f"{name}: {reason}"
+        case _ if isinstance(error, FAILURES):
+            return f"PostgreSQL: {error}" if str(error) else f"PostgreSQL: {type(error).__name__}"
+        case _:
+            return str(error)
+
+
+def _told_of_tenant(error: CartError) -> str:
+    match error:
+        case NotWarm():
+            return (
+                "Redis has nothing of this tenant, though PostgreSQL knows it: the two do not "
+                "belong together, or Redis has lost its data, and `cartsvc warm` rebuilds it"
+            )
+        case NotEmpty(key=key):
+            return f"Redis has {key}, so it did not come back empty: nothing is rebuilt over it"
+        case UnknownTenant(tenant=tenant):
+            return f"PostgreSQL knows no tenant {tenant!r}"
+        case UnknownSku(sku=sku):
+            return f"the catalogue has no stock counter {sku!r}"
+        case OutOfStock(sku=sku, free=free):
+            return f"only {free} units of {sku!r} are free"
+        case StockHeld(sku=sku, held=held):
+            return f"carts hold {held} units of {sku!r}: it can't be set to fewer"
+        case UnknownLetter(number=number):
+            return f"nothing is set aside under number {number}"
+        case RowsRefused(reason=reason):
+            return reason
+        case NoCounter(sku=sku):
+            return f"Redis has no counter of {sku!r}: set its stock"
+        case _:
+            return str(error)
