@@ -28,7 +28,8 @@ CartError
 │   ├── UnknownTenant      tenant
 │   ├── NotEmpty           key: Redis has it, so it did not come back empty
 │   ├── UnknownLetter      number: nothing is set aside under it
-│   └── StockHeld          sku, held: carts hold more than the stock was to be set to
+│   ├── StockHeld          sku, held: carts hold more than the stock was to be set to
+│   └── TooManyWatched     most: no more counters than these are watched
 ├── Unauthorized           who asks is not known, or is none who may
 │   ├── NoToken
 │   ├── BadToken           reason, for a log: nobody who sends one is told why
@@ -43,6 +44,7 @@ CartError
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
+│   ├── NoRight            reason: the process may not do it in Redis, or in PostgreSQL
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 ├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
@@ -264,6 +266,13 @@ class StockHeld(Refused):
     held: int
 
 
+class TooManyWatched(Refused):
+    """No more than `most` counters are watched: what shows them shows them all."""
+
+    facts = (("most", int),)
+    most: int
+
+
 class Unauthorized(CartError):
     """Who asks is not known, or is none who may."""
 
@@ -350,6 +359,16 @@ class RowsRefused(Unavailable):
     reason: str
 
 
+class NoRight(Unavailable):
+    """The process's user in Redis, or its role in PostgreSQL, lacks a right that is needed.
+
+    `reason` is for a log: which right it is, is nobody else's business.
+    """
+
+    facts = (("reason", str),)
+    reason: str
+
+
 class OutcomeUnknown(Unavailable):
     """Redis did not answer in time, or the connection broke: never repeated by the service."""
 
@@ -395,6 +414,7 @@ REPLIES: dict[str, type[CartError]] = {
     "CART_EXISTS": CartExists,
     "PRICE_DIFFERS": PriceDiffers,
     "STOCK_HELD": StockHeld,
+    "TOO_MANY_WATCHED": TooManyWatched,
     "COLD": Cold,
     "HOLDS_DUE": HoldsDue,
     "KEY_REUSED": KeyReused,

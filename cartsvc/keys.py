@@ -124,6 +124,12 @@ TABLE = (
         "SKU whose price changed -> the last cart that has the new one; until all have it",
     ),
     KeyKind(
+        "watched:{tenant:bucket}",
+        "set",
+        "stock_watch",
+        "counters (SKUs) whose stock is shown by what watches the service; at most 50",
+    ),
+    KeyKind(
         "sync:{tenant:bucket}",
         "string",
         "the API and the command line, with CARTSVC_DURABILITY=fsync",
@@ -186,6 +192,7 @@ class Bucket:
         self.prices = f"prices:{self.tag}"
         self.cold = f"cold:{self.tag}"
         self.repricing = f"repricing:{self.tag}"
+        self.watched = f"watched:{self.tag}"
         self.sync = f"sync:{self.tag}"
         self.warming = f"warming:{self.tag}"
         self.shared = (

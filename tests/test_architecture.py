@@ -25,6 +25,7 @@ RINGS = [
     {"scripts", "rows", "embedded"},
     {
         "cart_hash",
+        "outcomes",
         "adds",
         "recent",
         "sold_out",
@@ -37,6 +38,7 @@ RINGS = [
         "ledger",
         "recovery",
         "audit",
+        "trail",
         "findings",
     },
     {"backlog", "stock", "identity", "http", "upkeep", "replay", "preflight", "held_lines"},
@@ -153,6 +155,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add()
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.redis.set(shop.bucket.warming, 1)
+    await shop.shelf.watch(shop.bucket, [LAMP])
     await Guests(shop.runner, 1).admit(shop.bucket, Owner("device", "new"), ("::1", 1), None)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)
