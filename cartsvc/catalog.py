@@ -57,6 +57,11 @@ class Product(msgspec.Struct, frozen=True):
         for variant in self.variants:
             yield sku(self.id, variant.id)
 
+    def prices(self) -> dict[str, int]:
+        """SKU -> its price, in minor units."""
+        own = {sku(self.id, variant.id): variant.price_minor for variant in self.variants}
+        return {self.id: self.price_minor, **own}
+
     def stock_of(self) -> Iterator[tuple[str, int]]:
         """(SKU, units) for the SKUs whose stock the file names."""
         if self.stock is not None:

@@ -4,7 +4,7 @@ CartError
 ├── Refused                the request can't be granted; nothing was changed
 │   ├── UnknownProduct     product_id
 │   ├── UnknownVariant     product_id, variant_id
-│   ├── UnknownSku         sku: the catalogue has no counter for it
+│   ├── UnknownSku         sku: the catalogue does not have it, or no counter for it
 │   ├── InactiveProduct    product_id
 │   ├── SaleNotStarted     product_id, starts_ms, wait_ms
 │   ├── SaleEnded          product_id, ends_ms
@@ -41,6 +41,7 @@ CartError
 │   ├── HoldsDue           cart, counter: holds have run out and are to be released first
 │   ├── Busy               in_flight: as many scripts wait for Redis already; nothing was changed
 │   ├── Overloaded         reason: carts take no changes until less waits; nothing was changed
+│   ├── SalePaused         reason: an operator has paused the sale; nothing was changed
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
@@ -53,7 +54,7 @@ CartError
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from cartsvc.model import Notice, Shortage
+from cartsvc.model import Notice, Paused, Shortage
 
 Facts = tuple[tuple[str, Callable[[Any], Any]], ...]
 """What a reply carries behind its code: names, and what makes values of them."""
@@ -338,6 +339,13 @@ class Overloaded(Unavailable):
     reason: str
 
 
+class SalePaused(Unavailable):
+    """Nothing more comes into carts until an operator lets the sale go on; `reason` may be ''."""
+
+    facts = (("reason", lambda text: Paused.of(text).reason),)
+    reason: str
+
+
 class LedgerAway(Unavailable):
     """PostgreSQL did not answer; what was asked may or may not be done, and may be asked again."""
 
@@ -417,6 +425,7 @@ REPLIES: dict[str, type[CartError]] = {
     "TOO_MANY_WATCHED": TooManyWatched,
     "COLD": Cold,
     "HOLDS_DUE": HoldsDue,
+    "SALE_PAUSED": SalePaused,
     "KEY_REUSED": KeyReused,
     "KEYS_SPENT": KeysSpent,
     "TOO_MANY_GUESTS": TooManyGuests,

@@ -17,7 +17,7 @@ from msgspec import UNSET, UnsetType
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from cartsvc.errors import CartError, Invalid, Overloaded, Unavailable
+from cartsvc.errors import CartError, Invalid, Overloaded, SalePaused, Unavailable
 from cartsvc.model import Line, Notice, Once, Owner
 
 log = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ class Endpoint:
         """Log what an operator must know; a server that is away is told once a second."""
         if not isinstance(error, CartError):
             log.error("%s %s failed", scope["method"], self.path, exc_info=error)
-        elif isinstance(error, Overloaded):
-            pass  # `pressure` has told it, once.
+        elif isinstance(error, (Overloaded, SalePaused)):
+            pass  # `pressure` has told it, once; and who has paused the sale knows.
         elif isinstance(error, Unavailable) and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + 1
             log.warning("%s %s answered 503: %s", scope["method"], self.path, error)

@@ -136,6 +136,12 @@ TABLE = (
         "nothing: written before each wait for the append-only file, of every tenant",
     ),
     KeyKind(
+        "paused:{tenant:bucket}",
+        "string",
+        "sale_pause, sale_resume",
+        "there while the sale is paused; as JSON: why (reason), by whom (by), since_ms",
+    ),
+    KeyKind(
         "warming:{tenant:bucket}",
         "string",
         "cartsvc warm",
@@ -194,6 +200,7 @@ class Bucket:
         self.repricing = f"repricing:{self.tag}"
         self.watched = f"watched:{self.tag}"
         self.sync = f"sync:{self.tag}"
+        self.paused = f"paused:{self.tag}"
         self.warming = f"warming:{self.tag}"
         self.shared = (
             self.seq,
@@ -209,6 +216,7 @@ class Bucket:
             self.dirty,
             self.prices,
             self.cold,
+            self.paused,
         )
 
     def cart(self, owner: Owner) -> str:

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequen
 from typing import Any, NamedTuple, Self
 
 import asyncpg
+import msgspec
 import orjson
 from msgspec.structs import astuple, replace
 
 from cartsvc import sql
-from cartsvc.catalog import Product
+from cartsvc.catalog import Product, SaleRules, Variant
 from cartsvc.errors import Rebuilt, RowsRefused, UnknownLetter, UnknownSku
 from cartsvc.flush_rows import Flush
 from cartsvc.keys import Bucket
@@ -23,6 +24,7 @@ from cartsvc.model import (
     PriceEvent,
     StockLevel,
     item_id,
+    split_sku,
 )
 from cartsvc.settings import SettingError, variable
 from cartsvc.sql import columns as _columns
@@ -72,6 +74,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 # Any number that no other program takes a lock by; two processes may start to migrate at once.
 _MIGRATION_LOCK = 0x63617274
+
+_variants = msgspec.json.Decoder(list[Variant]).decode
 
 
 class Ledger:
@@ -170,6 +174,14 @@ class Ledger:
             UnknownSku: the catalogue has no such counter.
         """
         return await _recorded_stock(self.pool, tenant, sku)
+
+    async def product(self, tenant: str, sku: str) -> Product:
+        """The product of a SKU.
+
+        Raises:
+            UnknownSku: the catalogue has no such product.
+        """
+        return await _product(self.pool, tenant, sku)
 
     async def active_cart(self, tenant: str, owner: Owner) -> Cart | None:
         """The owner's active cart as it was flushed last."""
@@ -351,8 +363,25 @@ class CatalogueChange:
             await connection.execute(_q("insert_variants"), tenant, *_columns(variants, 5))
             await connection.execute(_q("insert_stock"), tenant, *_columns(counters, 2))
             skus = [sku for product in products for sku in product.skus()]
-            rows = await connection.fetch(_q("counters"), tenant, skus)
+            return await self.counters(skus)
+
+    async def counters(self, skus: Sequence[str]) -> dict[str, int]:
+        """The recorded stock of those of these SKUs that have a counter of their own."""
+        rows = await self._connection.fetch(_q("counters"), self._tenant, skus)
         return {row["sku"]: row["received"] for row in rows}
+
+    async def product(self, sku: str) -> Product:
+        """As the ledger's, on the connection that holds the lock."""
+        return await _product(self._connection, self._tenant, sku)
+
+    async def set_price(self, sku: str, price_minor: int) -> None:
+        """Record the price of a product's own SKU, or of a variant's; of no other."""
+        product_id, variant_id = split_sku(sku)
+        if variant_id is None:
+            what, ids = "set_price", [product_id]
+        else:
+            what, ids = "set_variant_price", [product_id, variant_id]
+        await self._connection.execute(_q(what), self._tenant, price_minor, *ids)
 
     async def begin_epoch(self, bucket: Bucket) -> str:
         """Begin an epoch: what was read from Redis before it is not written any more.
@@ -405,6 +434,38 @@ async def _recorded_stock(source: Any, tenant: str, sku: str) -> int:
     if received is None:
         raise UnknownSku(sku)
     return received
+
+
+async def _product(source: Any, tenant: str, sku: str) -> Product:
+    product_id, _ = split_sku(sku)
+    row = await source.fetchrow(_q("products_by_id"), tenant, [product_id])
+    if row is None:
+        raise UnknownSku(sku)
+    return product_of(row)
+
+
+def product_of(row: Any) -> Product:
+    """A product from its row; stock is recorded elsewhere."""
+    starts_ms, ends_ms = row["starts_ms"], row["ends_ms"]
+    rules = SaleRules(
+        stock_policy=row["stock_policy"],
+        hold_ttl_s=row["hold_ttl_s"],
+        max_per_buyer=row["max_per_buyer"],
+        max_per_order=row["max_per_order"],
+        min_per_order=row["min_per_order"],
+        starts_ms=None if starts_ms is None else int(starts_ms),
+        ends_ms=None if ends_ms is None else int(ends_ms),
+    )
+    return Product(
+        id=row["id"],
+        name=row["name"],
+        price_minor=row["price_minor"],
+        images=list(row["images"]),
+        active=row["active"],
+        stock=None,
+        variants=_variants(row["variants"]),
+        rules=rules,
+    )
 
 
 async def _page(

@@ -31,6 +31,9 @@ ClosedStatus = Literal["CONVERTED", "ABANDONED", "REMOVED", "DELETED"]
 MAX_TEXT: Final = 2_000
 """Longest name or URL that a line fixes, in characters."""
 
+MAX_REASON: Final = 200
+"""Longest reason that an operator gives, in characters."""
+
 MAX_OWNER_ID: Final = 128
 """Longest id of an owner, in characters."""
 
@@ -143,7 +146,10 @@ class LineTerms(msgspec.Struct, frozen=True):
 
 
 class Notice(msgspec.Struct, frozen=True, gc=False):
-    """What happened to a line without its owner: `reason` is "hold_expired"."""
+    """What happened to a line without its owner.
+
+    `reason` is "hold_expired", or "released" where an operator took the line.
+    """
 
     sku: str
     quantity: int
@@ -185,6 +191,27 @@ class Cart(msgspec.Struct, frozen=True, gc=False):
     @property
     def total_minor(self) -> int:
         return sum([line.quantity * line.price_minor for line in self.lines if not line.saved])
+
+
+class Paused(msgspec.Struct, frozen=True):
+    """A pause of a sale: why, by whom and since when. Redis has it as JSON."""
+
+    reason: str = ""
+    by: str = ""
+    since_ms: int = 0
+
+    @classmethod
+    def of(cls, text: str) -> "Paused":
+        """The pause that Redis has; what is no such JSON was written by hand, and is the reason."""
+        try:
+            found = msgspec.json.decode(text, type=cls)
+        except ValueError:
+            found = cls(text)
+        return cls(_printable(found.reason), _printable(found.by), found.since_ms)
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())[:MAX_REASON]
 
 
 class Shortage(msgspec.Struct, frozen=True):

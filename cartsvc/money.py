@@ -12,6 +12,8 @@ Number = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"
 MAX_PRICE = Decimal(10_000_000)
 """Largest price. Times the largest quantity it stays within PostgreSQL's bigint."""
 
+MAX_PRICE_MINOR = int(MAX_PRICE * 100)
+
 _RANGE = {"type": "number", "minimum": 0, "maximum": int(MAX_PRICE)}
 
 Amount = Annotated[Decimal, msgspec.Meta(extra_json_schema=_RANGE)]

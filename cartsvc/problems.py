@@ -26,6 +26,7 @@ from cartsvc.errors import (
     Refused,
     SaleEnded,
     SaleNotStarted,
+    SalePaused,
     TooManyGuests,
     Unauthorized,
     Unavailable,
@@ -37,8 +38,8 @@ from cartsvc.errors import (
 CHALLENGE = (b"www-authenticate", b"Bearer")
 """What a 401 has to carry (RFC 9110, 11.6.1)."""
 
-_OVERLOADED_MS = 10_000
-"""When a change is worth trying again: a backlog needs longer than a moment."""
+_LATER_MS = 10_000
+"""When a change is worth trying again: a backlog, or a pause, takes longer than a moment."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -63,7 +64,10 @@ def problem(error: Exception) -> Problem:
             return Problem(400, "refused", str(error))
         case Overloaded():
             message = "Carts can be read and not changed now, please try again"
-            return Problem(503, "overloaded", message, headers=(http.retry_after(_OVERLOADED_MS),))
+            return Problem(503, "overloaded", message, headers=(http.retry_after(_LATER_MS),))
+        case SalePaused(reason=reason):
+            message = f"The sale is paused: {reason}" if reason else "The sale is paused"
+            return Problem(503, "sale_paused", message, headers=(http.retry_after(_LATER_MS),))
         case Unavailable():
             message = "Cart service is not available now, please try again"
             return Problem(503, "unavailable", message, headers=(http.RETRY_AFTER,))

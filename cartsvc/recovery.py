@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from cartsvc import sql
-from cartsvc.catalog import Product, SaleRules, Variant
+from cartsvc.catalog import Product
 from cartsvc.errors import RowsRefused
-from cartsvc.ledger import Ledger
+from cartsvc.ledger import Ledger, product_of
 from cartsvc.model import Cart, Line, Owner
 
 _BATCH = 1_000
 
-_variants = msgspec.json.Decoder(list[Variant]).decode
 decode_cart = msgspec.json.Decoder(Cart).decode
 """A cart as a dead letter holds it."""
 
@@ -53,9 +52,10 @@ class Recovery:
 
     async def products(self) -> AsyncIterator[list[Product]]:
         after = ""
-        while rows := await self._fetch("products", after, _BATCH):
-            yield [_product(row) for row in rows]
-            after = rows[-1]["id"]
+        while rows := await self._fetch("next_products", after, _BATCH):
+            ids = [row["id"] for row in rows]
+            yield [product_of(row) for row in await self._fetch("products_by_id", ids)]
+            after = ids[-1]
 
     async def products_in_variants(self) -> set[str]:
         """Ids of products of which carts have variants, which may have left the catalogue."""
@@ -113,26 +113,3 @@ def units_sold(lines: Iterable[Line]) -> Counter[str]:
 
 def _owner(row: Any) -> Owner:
     return Owner(row["owner_kind"], row["owner_id"])
-
-
-def _product(row: Any) -> Product:
-    starts_ms, ends_ms = row["starts_ms"], row["ends_ms"]
-    rules = SaleRules(
-        stock_policy=row["stock_policy"],
-        hold_ttl_s=row["hold_ttl_s"],
-        max_per_buyer=row["max_per_buyer"],
-        max_per_order=row["max_per_order"],
-        min_per_order=row["min_per_order"],
-        starts_ms=None if starts_ms is None else int(starts_ms),
-        ends_ms=None if ends_ms is None else int(ends_ms),
-    )
-    return Product(
-        id=row["id"],
-        name=row["name"],
-        price_minor=row["price_minor"],
-        images=list(row["images"]),
-        active=row["active"],
-        stock=None,
-        variants=_variants(row["variants"]),
-        rules=rules,
-    )

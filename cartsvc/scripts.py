@@ -201,6 +201,14 @@ class Runner:
         fields: list[bytes] = await self._ask("HGETALL", key)
         return fields
 
+    async def value(self, key: str) -> bytes | None:
+        """What a string holds; None where there is no such key.
+
+        Raises as `run` does.
+        """
+        value: bytes | None = await self._ask("GET", key)
+        return value
+
     async def values(self, key: str, fields: Sequence[bytes]) -> list[bytes | None]:
         """What these fields of a hash hold; None where there is no such key or field.
 
@@ -313,4 +321,5 @@ def notices(text: bytes) -> tuple[Notice, ...]:
 def _text(value: Any) -> Any:
     if isinstance(value, list):
         return [_text(one) for one in value]
-    return value.decode() if isinstance(value, bytes) else value
+    # What somebody wrote into Redis by hand may be no text.
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

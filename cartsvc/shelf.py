@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from cartsvc import outcomes
 from cartsvc.catalog import Product, records
-from cartsvc.errors import Again, CartError, NoCounter, StockHeld, UnknownSku
+from cartsvc.errors import Again, CartError, NoCounter, OutcomeUnknown, StockHeld, UnknownSku
 from cartsvc.keys import Bucket
 from cartsvc.model import Once, StockLevel
-from cartsvc.scripts import Argument, Runner, answer
+from cartsvc.scripts import FAILURES, Argument, Runner, answer
 
 MAX_WATCHED = 50
 """Counters of a bucket that may be watched: each is a line wherever they are shown."""
@@ -19,8 +19,8 @@ Watching = Literal["on", "off", "only"]
 class Shelf:
     """Records and counters of every bucket.
 
-    What runs a script raises the `Refused` or `Unavailable` error that its reply stands for, what
-    only reads raises the client's own. Outcomes of requests are kept as a `Store` keeps them.
+    Every method raises the `Refused` or `Unavailable` error that a script's reply stands for, or
+    `OutcomeUnknown`. Outcomes of requests are kept as a `Store` keeps them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Shelf:
         await self.runner.synced()
 
     async def is_warm(self, bucket: Bucket) -> bool:
-        return bool(await self.runner.redis.exists(bucket.seq))
+        return await self.runner.value(bucket.seq) is not None
 
     async def put(
         self, bucket: Bucket, products: Sequence[Product], counters: Mapping[str, int]
@@ -150,8 +150,11 @@ class Shelf:
 
     async def watched(self, bucket: Bucket) -> list[str]:
         """The counters that are watched (SKUs), in order."""
-        found: Any = await self.runner.redis.smembers(bucket.watched)
-        return sorted(sku.decode() for sku in found)
+        try:
+            found: Any = await self.runner.redis.smembers(bucket.watched)
+        except FAILURES as error:
+            raise OutcomeUnknown(str(error)) from error
+        return sorted(sku.decode(errors="backslashreplace") for sku in found)
 
     async def watch(self, bucket: Bucket, skus: Sequence[str], how: Watching = "on") -> None:
         """Watch these counters too, watch them no more ("off"), or them and no others ("only").

@@ -321,6 +321,20 @@ class Store:
         ]
         return Merged(cart_of(owner, fields_of(fields)), unmerged)
 
+    async def release_held(
+        self, bucket: Bucket, owner: Owner, *, cart_id: int | None = None
+    ) -> Cart:
+        """Take every line that holds units out of the cart, if it is `cart_id`, where given.
+
+        Whatever their deadlines; the owner will be told. A mark that is passed is no reason against
+        it: it takes no room.
+        """
+        keys, arguments = [bucket.cart(owner)], [_only(cart_id)]
+        fields = await self._kept(
+            bucket, lambda: self._once("cart_release", bucket, keys, arguments)
+        )
+        return cart_of(owner, fields_of(fields))
+
     async def close(
         self,
         bucket: Bucket,

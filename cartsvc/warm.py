@@ -86,10 +86,12 @@ class _Rebuild:
     async def make_room(self) -> None:
         """Take away what a rebuild that was broken off left, and let this one be known."""
         bucket = self.bucket
+        # Whether the sale is paused is for an operator to say, also before a rebuild.
+        rebuilt = [key for key in bucket.shared if key != bucket.paused] + [bucket.received]
         if await self.redis.exists(bucket.warming):
             keys = [text_of(key) async for _, key in self.redis.hscan_iter(bucket.carts)]
-            await self.redis.delete(*bucket.shared, bucket.received, bucket.repricing, *keys)
-        for key in (*bucket.shared, bucket.received):
+            await self.redis.delete(*rebuilt, bucket.repricing, *keys)
+        for key in rebuilt:
             if await self.redis.exists(key):
                 raise NotEmpty(key)
         await self.redis.set(bucket.warming, 1)

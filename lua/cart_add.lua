@@ -3,7 +3,7 @@
 -- came alone: all of its lines or none, whatever becomes of the others.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14+]  cart  hash  the active cart of an owner; behind it, if the request has an idempotency
+-- KEYS[15+]  cart  hash  the active cart of an owner; behind it, if the request has an idempotency
 --            key, those of outcome and count
 -- ARGV[5+]   known, once, lines, then per line: sku, quantity; for each cart in turn; each SKU once.
 --            `known` is '<id> <version> <updated>' of the cart as the asker has it, '-' where it has
@@ -18,7 +18,7 @@ local function decide_all(cart, lines, first, last)
     local line = open_line(cart, ARGV[i])
     -- Units that were saved for later come back with those that are added.
     local units = line.units + line.saved + whole(ARGV[i + 1])
-    local reply = decide(cart, line, units)
+    local reply = decide_more(cart, line, units)
     if reply then
       return reply[1] == 'OUT_OF_STOCK' and out_of_stock(cart, line) or reply
     end
@@ -91,7 +91,7 @@ local function add(key, once, known, first, last)
   return is_known and show_change(cart, lines, known) or conclude(once, tell(cart))
 end
 
-local replies, key, at = {}, 14, 5
+local replies, key, at = {}, 15, 5
 while key <= #KEYS do
   local once = once_of(ARGV[1], ARGV[at + 1], KEYS[key], KEYS[key + 1], KEYS[key + 2])
   local last = at + 2 + 2 * tonumber(ARGV[at + 2])

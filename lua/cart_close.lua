@@ -5,9 +5,9 @@
 -- for later stay with the owner of a converted cart, in the next one.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14]   cart     hash    the owner's active cart
--- KEYS[15]   closed   hash    where it goes
--- KEYS[16+]  once     string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart     hash    the owner's active cart
+-- KEYS[16]   closed   hash    where it goes
+-- KEYS[17+]  once     string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once     '' or what lib/once says of the request
 -- ARGV[6]    status   CONVERTED, ABANDONED, REMOVED or DELETED
 -- ARGV[7]    cart_id  only if it is this cart; '' for whichever it is
@@ -17,8 +17,8 @@
 --          | {'SHORT', shortages}; of each line: sku, units free, units that
 --            the cart wants of its counter
 
-local cart = open_cart(KEYS[14])
-local closed = KEYS[15]
+local cart = open_cart(KEYS[15])
+local closed = KEYS[16]
 local once = open_once(ARGV[5])
 local status, cart_id, version = ARGV[6], ARGV[7], ARGV[8]
 local lines
@@ -64,7 +64,7 @@ end
 
 -- What was saved for later is no part of the order: it stays with the owner, in a cart of its own.
 local function keep_saved(saved)
-  local rest = open_cart(KEYS[14])
+  local rest = open_cart(KEYS[15])
   make_cart(rest)
   for _, line in ipairs(saved) do
     local kept = { sku = line.sku }

@@ -3,7 +3,7 @@
 -- and what its owner was not told yet. One that has changed since, or holds units, stays.
 --
 -- uses bucket, cart
--- KEYS[14+]  cart  hash  active carts
+-- KEYS[15+]  cart  hash  active carts
 -- ARGV[5+]   cart id, version, as PostgreSQL has them, per cart
 -- Returns    {'OK', how many were let go}
 --          | {'NOT_WARM'}
@@ -31,8 +31,8 @@ local function let_go(cart)
 end
 
 local cooled = 0
-for i = 14, #KEYS do
-  local cart, at = open_cart(KEYS[i]), 5 + 2 * (i - 14)
+for i = 15, #KEYS do
+  local cart, at = open_cart(KEYS[i]), 5 + 2 * (i - 15)
   if cart.id == ARGV[at] and is_at_rest(cart, ARGV[at + 1]) then
     let_go(cart)
     cooled = cooled + 1

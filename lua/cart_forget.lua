@@ -4,14 +4,14 @@
 -- anything is not as it was found.
 --
 -- uses bucket, cart, line
--- KEYS[14]  cart     hash  the owner's active cart
+-- KEYS[15]  cart     hash  the owner's active cart
 -- ARGV[5]   cart_id
 -- ARGV[6]   version
 -- ARGV[7+]  counter, units sold as Redis had them, units to count as sold; per counter
 -- Returns   {'OK', whether it was done: 1 or 0}
 --         | {'NOT_WARM'}
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local cart_id, version = ARGV[5], ARGV[6]
 local freed = {} -- counter -> units that the cart holds
 

@@ -4,8 +4,8 @@
 -- must be what the line or the catalogue has.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14]   cart       hash    the owner's active cart
--- KEYS[15+]  once       string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart       hash    the owner's active cart
+-- KEYS[16+]  once       string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once       '' or what lib/once says of the request
 -- ARGV[6]    cart_id    only if it is this cart
 -- ARGV[7]    name       the line: '<sku>', which may be new, or '#<cart id>#<line number>'
@@ -22,7 +22,7 @@
 --          | {'PRICE_DIFFERS', sku, price}
 --          | {'INACTIVE_PRODUCT', product_id}
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local once = open_once(ARGV[5])
 local cart_id, name = ARGV[6], ARGV[7]
 local units, how = whole(ARGV[8]), ARGV[9]
@@ -81,7 +81,7 @@ local function decide_units()
     return not (line.facts or line.record.active)
       and { 'INACTIVE_PRODUCT', line.record.product_id } or nil
   elseif units > line.units then
-    return decide(cart, line, units) or too_few(cart, line)
+    return decide_more(cart, line, units) or too_few(cart, line)
   elseif units < line.units then
     return decide_fewer(cart, line, units)
   end

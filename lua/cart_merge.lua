@@ -3,17 +3,17 @@
 -- allow. Holds move with their deadlines, or join the one of the owner's line.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14]   cart    hash    the owner's active cart
--- KEYS[15]   guest   hash    the guest's active cart; once merged it is not there any more
--- KEYS[16]   closed  hash    where the guest's cart goes
--- KEYS[17+]  once    string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart    hash    the owner's active cart
+-- KEYS[16]   guest   hash    the guest's active cart; once merged it is not there any more
+-- KEYS[17]   closed  hash    where the guest's cart goes
+-- KEYS[18+]  once    string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once    '' or what lib/once says of the request
 -- Returns    {'OK', the cart's fields and values, report}; the report has sku, units asked, units
 --            moved and the reason, per line that did not fit
 --          | {'NO_CART'}
 
-local cart, guest = open_cart(KEYS[14]), open_cart(KEYS[15])
-local closed = KEYS[16]
+local cart, guest = open_cart(KEYS[15]), open_cart(KEYS[16])
+local closed = KEYS[17]
 local once = open_once(ARGV[5])
 local lines, report, new_lines = {}, {}, 0
 

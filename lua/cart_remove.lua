@@ -2,8 +2,8 @@
 -- cart_remove: take lines out of the cart, saved ones too; where none is named, all of them.
 --
 -- uses bucket, once, cart, line
--- KEYS[14]   cart      hash    the owner's active cart
--- KEYS[15+]  once      string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart      hash    the owner's active cart
+-- KEYS[16+]  once      string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once      '' or what lib/once says of the request
 -- ARGV[6]    cart_id   only if it is this cart; '' for whichever it is
 -- ARGV[7]    by_owner  1, or 0 if somebody else asks
@@ -12,7 +12,7 @@
 -- Returns    {'OK', the cart's fields and values}
 --          | {'NO_CART'}
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local once = open_once(ARGV[5])
 local cart_id, by_owner, saved = ARGV[6], ARGV[7], ARGV[8]
 local lines = {}

@@ -3,15 +3,15 @@
 -- walk over its holders has come. A line that has the price already is left as it is.
 --
 -- uses bucket, cart, line, catalogue
--- KEYS[14]   repricing  hash  SKU -> the last of its holders that is done; '' at the beginning
--- KEYS[15+]  cart       hash  carts that hold the SKU
+-- KEYS[15]   repricing  hash  SKU -> the last of its holders that is done; '' at the beginning
+-- KEYS[16+]  cart       hash  carts that hold the SKU
 -- ARGV[5]    sku
 -- ARGV[6]    done       the last holder before these carts
 -- ARGV[7]    next_done  the last holder of these; '' when there are no more behind them
 -- Returns    {'OK', how many lines changed}
 --          | {'NOT_WARM'}
 
-local repricing = KEYS[14]
+local repricing = KEYS[15]
 local sku, done, next_done = ARGV[5], ARGV[6], ARGV[7]
 
 local record = record_of(sku)
@@ -22,7 +22,7 @@ end
 -- Nothing below may fail: Redis does not undo writes.
 
 local changed = 0
-for i = 14, #KEYS do
+for i = 16, #KEYS do
   local cart = open_cart(KEYS[i])
   local line = cart.id and record and open_line(cart, sku)
   if line and line.number and take_price(cart, line, record.price) then

@@ -4,7 +4,7 @@
 -- have the price of today.
 --
 -- uses bucket, cart, line, catalogue, terms
--- KEYS[14]   cart       hash  the owner's active cart
+-- KEYS[15]   cart       hash  the owner's active cart
 -- ARGV[5]    cart_id
 -- ARGV[6]    version
 -- ARGV[7]    created    ms
@@ -18,7 +18,7 @@
 --          | {'NOT_WARM'}
 --          | {'NO_CART'}; it was closed
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local cart_id, version, created = ARGV[5], ARGV[6], ARGV[7]
 local updated, last_line = ARGV[8], ARGV[9]
 local flushed, warming = ARGV[10], ARGV[11]

@@ -3,14 +3,14 @@
 -- an add is. Saved units count for nothing, and are not held.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14]   cart   hash    the owner's active cart
--- KEYS[15+]  once   string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart   hash    the owner's active cart
+-- KEYS[16+]  once   string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once   '' or what lib/once says of the request
 -- ARGV[6]    name   the line: '<sku>' or '#<cart id>#<line number>'
 -- ARGV[7]    saved  1, or 0 to take it back
 -- Returns    {'OK', the cart's fields and values}
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local once = open_once(ARGV[5])
 local name, saved = ARGV[6], ARGV[7]
 
@@ -22,7 +22,7 @@ end
 local line, reply = find_line(cart, name)
 reply = not_now(cart) or reply
 if not reply and saved == '0' and line.saved > 0 then
-  reply = decide(cart, line, line.saved) or too_few(cart, line)
+  reply = decide_more(cart, line, line.saved) or too_few(cart, line)
 end
 if reply then
   return conclude(once, refuse(cart, reply))

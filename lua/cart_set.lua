@@ -3,14 +3,14 @@
 -- lack of stock.
 --
 -- uses bucket, once, cart, line, catalogue, terms
--- KEYS[14]   cart   hash    the owner's active cart
--- KEYS[15+]  once   string  outcome and count, of a request with an idempotency key
+-- KEYS[15]   cart   hash    the owner's active cart
+-- KEYS[16+]  once   string  outcome and count, of a request with an idempotency key
 -- ARGV[5]    once   '' or what lib/once says of the request
 -- ARGV[6]    name   the line: '<sku>' or '#<cart id>#<line number>'
 -- ARGV[7]    units
 -- Returns    {'OK', the cart's fields and values}
 
-local cart = open_cart(KEYS[14])
+local cart = open_cart(KEYS[15])
 local once = open_once(ARGV[5])
 local name, units = ARGV[6], whole(ARGV[7])
 
@@ -23,7 +23,7 @@ local line, reply = find_line(cart, name)
 reply = not_now(cart) or reply
 if not reply and line.saved == 0 then
   if units > line.units then
-    reply = decide(cart, line, units) or too_few(cart, line)
+    reply = decide_more(cart, line, units) or too_few(cart, line)
   elseif units < line.units then
     reply = decide_fewer(cart, line, units)
   end

@@ -3,7 +3,7 @@
 -- the owners will be told.
 --
 -- uses bucket, cart, line
--- KEYS[14+]  cart    hash  carts that may have such lines
+-- KEYS[15+]  cart    hash  carts that may have such lines
 -- ARGV[5]    limit   lines that are taken
 -- ARGV[6]    budget  fields that are looked at, with what the last cart has above it; these two
 --                    bound the time. What is beyond them stays for the next call
@@ -23,25 +23,13 @@ local released = 0
 local function release(cart)
   local fields = redis.call('HGETALL', cart.key)
   budget = budget - #fields
-  local lines = {}
-  for i = 1, #fields, 2 do
-    local sku = string.match(fields[i], '^h:(.*)$')
-    -- Looked at again: a hold may have ended or moved since somebody found it due.
-    if sku and tonumber(string.match(fields[i + 1], '^%d+') or 0) <= now
-      and released + #lines < limit then
-      lines[#lines + 1] = open_line(cart, sku)
-    end
-  end
-  table.sort(lines, by_number)
-  for _, line in ipairs(lines) do
-    remove_line(cart, line)
-    add_notice(cart, line.sku, line.units, 'hold_expired')
-  end
+  -- Looked at again: a hold may have ended or moved since somebody found it due.
+  local lines = held_lines(cart, fields, now, limit - released)
+  take_away(cart, lines, 'hold_expired')
   released = released + #lines
-  cart.lost_hold = true
 end
 
-for i = 14, #KEYS do
+for i = 15, #KEYS do
   local cart = open_cart(KEYS[i])
   if cart.due <= now and released < limit and budget > 0 then
     release(cart)

@@ -13,6 +13,7 @@ from cartsvc.errors import OutcomeUnknown
 from cartsvc.guests import Guests
 from cartsvc.link import Link
 from cartsvc.model import LineRequest, Once, Owner
+from cartsvc.sale import Sale
 from cartsvc.syncs import Syncs
 from tests.shop import ANN, LAMP, Shop
 
@@ -41,7 +42,18 @@ RINGS = [
         "trail",
         "findings",
     },
-    {"backlog", "stock", "identity", "http", "upkeep", "replay", "preflight", "held_lines"},
+    {
+        "backlog",
+        "stock",
+        "prices",
+        "sale",
+        "identity",
+        "http",
+        "upkeep",
+        "replay",
+        "preflight",
+        "held_lines",
+    },
     {
         "flush",
         "archive",
@@ -166,6 +178,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     flushed = {shop.bucket.cart(cold.owner): (cold.id, cold.version)}
     assert await shop.store.cool(shop.bucket, flushed) == 1
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
+    await Sale(shop.runner).pause(shop.bucket, "stocktaking", "eve")
     link = Link(shop.redis.connection_pool, timeout_s=5, in_flight=9)
     with pytest.raises(OutcomeUnknown, match="appendonly is disabled"):
         await Syncs(link, shop.bucket.sync, in_flight=9).synced()

@@ -19,6 +19,7 @@ from cartsvc.errors import (
     Overloaded,
     SaleEnded,
     SaleNotStarted,
+    SalePaused,
     TooManyGuests,
 )
 from cartsvc.http import BodyTooLarge
@@ -56,6 +57,7 @@ def test_readme_lists_every_error_code() -> None:
         TooManyGuests(5),
         NotWarm(),
         Overloaded("memory"),
+        SalePaused("stocktaking"),
     )
     for error in errors:
         answer = session.refuse(error, {})

@@ -5,7 +5,7 @@ whose files one line is changed.
 """
 
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 
@@ -20,13 +20,42 @@ from tests import test_concurrency as concurrency
 from tests import test_line_terms as terms
 from tests import test_merge as merging
 from tests import test_operations as operations
+from tests import test_release_held as releasing
 from tests import test_restore as restoring
+from tests import test_sale as pausing
 from tests import test_sale_rules as rules
 from tests import test_upkeep as upkeep
 from tests.mutants import turns_red
 from tests.shop import Mutant, Shop
 
 Case = Callable[..., Awaitable[None]]
+
+
+def in_sale(case: Case) -> Case:
+    """A case whose shop is open, with a cart."""
+
+    @wraps(case)
+    async def opened(shop: Shop) -> None:
+        await case(await pausing.opened(shop))
+
+    return opened
+
+
+def in_cart(case: Case) -> Case:
+    """A case whose shop has a cart that holds units."""
+
+    @wraps(case)
+    async def opened(shop: Shop) -> None:
+        await case(await releasing.opened(shop))
+
+    return opened
+
+
+def paused(more: str) -> Case:
+    """No more units come in by this, while the sale is paused."""
+    case = pausing.test_no_more_units_come_into_a_cart
+    return in_sale(partial(case, more=pausing.MORE[more]))
+
 
 GUARDS: list[tuple[str, str, str, Case]] = [
     (
@@ -127,20 +156,20 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         add.test_refuses_all_lines_when_one_lacks_stock,
     ),
     (
-        "hold_release.lua",
-        "tonumber(string.match(fields[i + 1], '^%d+') or 0) <= now",
+        "lib/line.lua",
+        "tonumber(string.match(fields[i + 1], '^%d+') or 0) <= latest",
         "true",
         rules.test_only_lines_that_have_run_out_are_released,
     ),
     (
-        "hold_release.lua",
-        "and released + #lines < limit then",
+        "lib/line.lua",
+        "and #lines < most then",
         "then",
         rules.test_a_release_takes_so_many_lines_and_no_more,
     ),
     (
-        "hold_release.lua",
-        "    add_notice(cart, line.sku, line.units, 'hold_expired')\n",
+        "lib/line.lua",
+        "    add_notice(cart, line.sku, line.units, reason)\n",
         "",
         operations.test_read_tells_a_notice_once,
     ),
@@ -461,8 +490,8 @@ GUARDS: list[tuple[str, str, str, Case]] = [
     ("cart_save.lua", "  hold(cart, line, 0)\n", "", merging.test_merge_keeps_saved_lines_saved),
     (
         "cart_save.lua",
-        "decide(cart, line, line.saved) or too_few(cart, line)",
-        "decide(cart, line, line.saved)",
+        "decide_more(cart, line, line.saved) or too_few(cart, line)",
+        "decide_more(cart, line, line.saved)",
         operations.test_a_saved_line_comes_back_only_if_it_is_sold,
     ),
     (
@@ -719,6 +748,99 @@ GUARDS: list[tuple[str, str, str, Case]] = [
         "units_free)",
         rules.test_stock_that_is_added_is_free,
     ),
+    (
+        "lib/terms.lua",
+        "return sale_paused() or decide(cart, line, units)",
+        "return decide(cart, line, units)",
+        paused("an add"),
+    ),
+    *(
+        (file, "decide_more(", "decide(", paused(more))
+        for file, more in {
+            "cart_add.lua": "an add",
+            "cart_set.lua": "a higher quantity",
+            "cart_save.lua": "a line that comes back",
+            "cart_line.lua": "a line that is described as more",
+        }.items()
+    ),
+    (
+        "cart_close.lua",
+        "reply = decide(",
+        "reply = decide_more(",
+        in_sale(pausing.test_an_order_of_what_is_not_held_goes_on),
+    ),
+    (
+        "lib/once.lua",
+        ", SALE_PAUSED = true",
+        "",
+        in_sale(pausing.test_a_pause_is_no_outcome),
+    ),
+    (
+        "lib/terms.lua",
+        "if pause == nil then",
+        "if true then",
+        partial(pausing.test_adds_that_share_a_call_share_the_look, is_paused=False),
+    ),
+    (
+        "lib/terms.lua",
+        "if pause == nil then",
+        "if not pause then",
+        partial(pausing.test_adds_that_share_a_call_share_the_look, is_paused=False),
+    ),
+    (
+        "sale_pause.lua",
+        "redis.call('EXISTS', seq) == 0",
+        "false",
+        in_sale(pausing.test_what_is_not_warm_is_not_paused),
+    ),
+    (
+        "sale_pause.lua",
+        "{ before or nil }",
+        "{}",
+        in_sale(pausing.test_who_pauses_is_told_what_was_there),
+    ),
+    (
+        "cart_release.lua",
+        "redis.call('EXISTS', seq) == 0",
+        "false",
+        operations.test_nothing_is_done_in_a_bucket_that_is_not_warm,
+    ),
+    (
+        "cart_release.lua",
+        "cart_id ~= '' and cart_id ~= cart.id",
+        "false",
+        in_cart(releasing.test_only_the_cart_that_is_meant),
+    ),
+    (
+        "cart_release.lua",
+        "math.huge, math.huge",
+        "math.huge, 50",
+        releasing.test_however_many_lines_it_has,
+    ),
+    (
+        "cart_release.lua",
+        "math.huge, math.huge",
+        "now, math.huge",
+        in_cart(releasing.test_all_that_is_held_is_free_again),
+    ),
+    (
+        "cart_release.lua",
+        "if cart.has_news then",
+        "if true then",
+        in_cart(releasing.test_what_holds_nothing_is_left_as_it_is),
+    ),
+    (
+        "cart_release.lua",
+        "return show(cart)",
+        "return tell(cart)",
+        in_cart(releasing.test_only_the_owner_is_told_and_once),
+    ),
+    (
+        "cart_release.lua",
+        "  keep(cart)\n",
+        "",
+        in_cart(releasing.test_it_is_flushed),
+    ),
     ("cart_reprice.lua", "== done then", "then", upkeep.TestReprice().test_the_walk_begins_again),
     (
         "product_put.lua",
@@ -777,8 +899,8 @@ LINE_GUARDS: list[tuple[str, str, str, Case]] = [
     ),
     (
         "cart_line.lua",
-        "return decide(cart, line, units) or too_few(cart, line)",
-        "decide(cart, line, units) return too_few(cart, line)",
+        "return decide_more(cart, line, units) or too_few(cart, line)",
+        "decide_more(cart, line, units) return too_few(cart, line)",
         terms.test_stock_is_decided_as_for_an_add,
     ),
     ("cart_line.lua", " or too_few(cart, line)", "", terms.test_limits_hold),

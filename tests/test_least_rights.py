@@ -21,10 +21,13 @@ from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.clock import wall_ms
 from cartsvc.embedded import free_port
+from cartsvc.errors import SalePaused
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner
+from cartsvc.prices import Prices
+from cartsvc.sale import Sale
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass
@@ -36,6 +39,7 @@ from tests.test_dead_letter import poison, worker_of
 from tests.test_tenant_isolation import patterns
 from tests.test_verify import MENDED, Audited, Damage, new_price
 from tests.test_verify import audited as audited
+from tests.test_warm import Lost
 from tests.test_warm import lost as lost
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/operations.md").read_text()
@@ -364,6 +368,23 @@ async def test_an_operator_when_redis_came_back_empty(
     assert done.startswith("1 products, 1 counters, 1 carts that hold units, 1 others")
 
 
+@pytest.mark.usefixtures("unrefused")
+async def test_an_operator_who_acts(lost: Lost, auditor: Audited) -> None:
+    shop, its = lost.shop, auditor.shop
+    sale = Sale(its.runner)
+    await sale.pause(shop.bucket, "stocktaking", "eve")
+    with pytest.raises(SalePaused):
+        await shop.add()
+    assert await sale.state(shop.bucket)
+    await sale.resume(shop.bucket)
+    await shop.add()
+    prices = Prices(auditor.ledger, its.shelf, shop.bucket)
+    for sku in (LAMP, "tee/s"):
+        assert await prices.set(sku, 5) != await prices.get(sku) == 5
+    released = await its.store.release_held(shop.bucket, ANN)
+    assert [notice.reason for notice in released.notices] == ["released"]
+
+
 @pytest.fixture
 async def auditor(rights: Rights) -> AsyncIterator[Audited]:
     """A shop that is audited by the operator's rights."""
@@ -409,11 +430,12 @@ def test_the_keys_are_those_that_there_are() -> None:
 
 
 CATALOGUE = {"bucket_open", "product_put", "stock_add", "stock_get", "stock_set"}
+ACTS = {"cart_release", "sale_pause", "sale_resume"}
 AUDIT = {"cart_forget", "cart_mark", "cart_mend", "counter_look", "counter_mend"}
 SCRIPTS_OF = {
     "cartsvc": {file.stem for file in scripts.FOLDER.glob("*.lua")} - CATALOGUE - AUDIT,
     # With those that they share, of carts that come back and carts that were written.
-    "cartsvc_operator": CATALOGUE | AUDIT | {"cart_restore", "cart_flushed", "cart_unmark"},
+    "cartsvc_operator": CATALOGUE | AUDIT | {"cart_restore", "cart_flushed", "cart_unmark"} | ACTS,
 }
 ALWAYS = {
     *("ping", "select", "client|setinfo", "script|load", "eval", "evalsha"),

@@ -78,6 +78,7 @@ ERRORS: list[Exception] = [
     errors.OutcomeUnknown("timeout"),
     errors.Busy(4_096),
     errors.Overloaded("memory"),
+    errors.SalePaused("stocktaking"),
     errors.KeyReused(),
     errors.KeysSpent(1_000, 60_000),
     errors.TooManyGuests(5),

@@ -418,6 +418,7 @@ async def test_nothing_is_done_in_a_bucket_that_is_not_warm(either_shop: Shop) -
         lambda: store.find(bucket, cart.id),
         lambda: store.restore(bucket, cart),
         lambda: store.release(bucket, [bucket.cart(ANN)]),
+        lambda: store.release_held(bucket, ANN),
         lambda: shop.shelf.stock(bucket, LAMP),
     ]
     for call in calls:

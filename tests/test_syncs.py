@@ -280,6 +280,7 @@ CHANGES: dict[str, Callable[[Store, Bucket], Awaitable[Any]]] = {
     "save_for_later": lambda store, bucket: store.save_for_later(bucket, ANN, LAMP),
     "take_back": lambda store, bucket: store.take_back(bucket, ANN, LAMP),
     "merge": lambda store, bucket: store.merge(bucket, ANN, BOB),
+    "release_held": lambda store, bucket: store.release_held(bucket, ANN),
     "close": lambda store, bucket: store.close(bucket, ANN, "CONVERTED"),
     "keep_outcome": lambda store, bucket: store.keep_outcome(bucket, Once(ANN, "a key", "ab")),
 }

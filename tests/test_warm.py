@@ -19,6 +19,7 @@ from cartsvc.errors import (
     NotWarm,
     OrderLimit,
     OutOfStock,
+    SalePaused,
     UnknownTenant,
 )
 from cartsvc.importer import Importer
@@ -26,6 +27,7 @@ from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import LineRequest, Owner
 from cartsvc.recovery import Recovery
+from cartsvc.sale import Sale
 from cartsvc.warm import LOST_CARTS, Warmed, warm
 from tests import carts
 from tests.carts import BOB, books, refused, sound
@@ -218,6 +220,28 @@ async def test_a_rebuild_that_was_broken_off_begins_anew(
     assert await lost.shop.redis.hget(lost.bucket.stock, MUG) == b"60"
     assert not await lost.shop.redis.exists(lost.bucket.warming)
     await sound(lost.shop)
+
+
+async def test_a_tenant_that_was_rebuilt_is_not_paused(lost: Lost) -> None:
+    await Sale(lost.shop.runner).pause(lost.bucket, "stocktaking", "eve")
+    await lost.lose()
+    await lost.warm()
+    await lost.shop.add()
+
+
+async def test_a_tenant_that_was_rebuilt_is_not_paused_unless_somebody_has_paused_it(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, before or during the rebuild: only that can be so early."""
+    await lost.lose()
+    await lost.shop.redis.set(lost.bucket.paused, "until it is looked at")
+    with monkeypatch.context() as breaking:
+        breaking.setattr(Recovery, "orders", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await lost.warm()
+    assert await lost.warm()
+    error = await refused(lost.shop, SalePaused, lost.shop.add())
+    assert error.reason == "until it is looked at"
 
 
 async def test_a_tenant_that_is_there_is_left_alone(lost: Lost) -> None:

@@ -87,7 +87,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class NoticeView(msgspec.Struct, frozen=True):
-    """A line that left the cart: `reason` is "hold_expired"."""
+    """A line that left the cart: `reason` is "hold_expired", or "released" by an operator."""
 
     product_id: int | str
     variation: str | None

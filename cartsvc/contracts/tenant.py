@@ -108,7 +108,7 @@ class MergeView(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class NoticeView(msgspec.Struct, frozen=True, rename="camel"):
-    """A line that left the cart: `reason` is "hold_expired"."""
+    """A line that left the cart: `reason` is "hold_expired", or "released" by an operator."""
 
     product_id: str
     product_variant_id: str | None

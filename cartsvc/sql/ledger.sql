@@ -294,6 +294,17 @@ SELECT $1, row.*
 FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::smallint[])
      AS row (product_id, id, name, price_minor, position);
 
+-- name: set_price
+-- Change a product's price, which is not its variants'.
+-- $1 tenant, $2 price_minor, $3 id
+UPDATE products SET price_minor = $2, updated_at = now() WHERE tenant = $1 AND id = $3;
+
+-- name: set_variant_price
+-- Change the price of a variant of a product.
+-- $1 tenant, $2 price_minor, $3 id of the product, $4 id
+UPDATE product_variants SET price_minor = $2
+WHERE tenant = $1 AND product_id = $3 AND id = $4;
+
 -- name: insert_stock
 -- Record the stock of counters that are new; known ones stay as they are.
 -- $1 tenant, $2 skus, $3 units
@@ -357,10 +368,14 @@ SELECT pg_advisory_xact_lock(hashtextextended('cartsvc epoch ' || $1::text, $2::
 -- $1 tenant, $2 bucket
 UPDATE buckets SET epoch = epoch + 1 WHERE tenant = $1 AND bucket = $2 RETURNING prices_offset;
 
--- name: products
--- Products in the order of their ids, with their variants as JSON, and whether active carts have lines
--- of variants.
+-- name: next_products
+-- Products in the order of their ids.
 -- $1 tenant, $2 id before the first, $3 how many
+SELECT id FROM products WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: products_by_id
+-- Some products, with their variants, in order, as JSON.
+-- $1 tenant, $2 ids
 SELECT id, name, price_minor, images, active, stock_policy, hold_ttl_s, max_per_buyer,
        max_per_order, min_per_order, extract(epoch FROM sale_starts_at) * 1000 AS starts_ms,
        extract(epoch FROM sale_ends_at) * 1000 AS ends_ms,
@@ -368,7 +383,7 @@ SELECT id, name, price_minor, images, active, stock_policy, hold_ttl_s, max_per_
                                                    'stock', NULL) ORDER BY position), '[]')
         FROM product_variants AS variant
         WHERE variant.tenant = $1 AND variant.product_id = products.id)::text AS variants
-FROM products WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+FROM products WHERE tenant = $1 AND id = ANY ($2::text[]);
 
 -- name: products_in_variants
 -- Products of which active carts have variants.

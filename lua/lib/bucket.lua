@@ -13,6 +13,7 @@
 -- KEYS[11]  dirty         zset    cart key -> oldest unflushed change, ms
 -- KEYS[12]  prices        stream  price changes of cart lines
 -- KEYS[13]  cold          hash    owner -> id of the active cart that only PostgreSQL has
+-- KEYS[14]  paused        string  there while the sale is paused: why, by whom, since when
 -- ARGV[1]   now           ms
 -- ARGV[2]   max_lines     distinct lines a cart may hold
 -- ARGV[3]   policy        of products that name none: 'check', 'hold' or 'untracked'
@@ -21,7 +22,7 @@
 local seq, catalogue, stock, held = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local sold, holds, holds_by_sku, holders = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local buyers, carts, dirty, prices = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local cold = KEYS[13]
+local cold, paused = KEYS[13], KEYS[14]
 local now, max_lines = tonumber(ARGV[1]), tonumber(ARGV[2])
 local policy, hold_ms = ARGV[3], tonumber(ARGV[4])
 

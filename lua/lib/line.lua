@@ -68,6 +68,20 @@ local function all_lines(cart)
   return lines
 end
 
+-- Of the cart's lines (in its `fields`), those that hold units until `latest` or before, at most
+-- `most`; in the order of their numbers.
+local function held_lines(cart, fields, latest, most)
+  local lines = {}
+  for i = 1, #fields, 2 do
+    local sku = string.match(fields[i], '^h:(.*)$')
+    if sku and tonumber(string.match(fields[i + 1], '^%d+') or 0) <= latest and #lines < most then
+      lines[#lines + 1] = open_line(cart, sku)
+    end
+  end
+  table.sort(lines, by_number)
+  return lines
+end
+
 local function take(counter, units)
   if units ~= 0 then
     redis.call('HINCRBY', stock, counter, -units)
@@ -162,4 +176,13 @@ local function remove_line(cart, line)
   redis.call('HDEL', cart.key, 'q:' .. sku, 'l:' .. sku, 'h:' .. sku, 's:' .. sku, 'u:' .. sku)
   redis.call('ZREM', holders, sku .. ' ' .. cart.key)
   cart.lines = cart.lines - 1
+end
+
+-- Take lines that held units from a cart whose owner did not ask for it, and will be told.
+local function take_away(cart, lines, reason)
+  for _, line in ipairs(lines) do
+    remove_line(cart, line)
+    add_notice(cart, line.sku, line.units, reason)
+  end
+  cart.lost_hold = true
 end

@@ -6,7 +6,9 @@
 --        | {'AGAIN', kept}; fingerprint, time (ms), cart key, session and reply, as Redis sends them
 
 -- Replies that decide nothing: the same request may come out otherwise a moment later.
-local UNDECIDED = { NOT_WARM = true, NO_COUNTER = true, HOLDS_DUE = true, COLD = true }
+local UNDECIDED = {
+  NOT_WARM = true, NO_COUNTER = true, HOLDS_DUE = true, COLD = true, SALE_PAUSED = true,
+}
 
 -- The request, made `at` (ms) about a cart (its key); nil where it has no idempotency key. `terms`
 -- is '' then, else '<its fingerprint> <ms for which its outcome is kept> <keys that an owner may use
@@ -21,9 +23,9 @@ local function once_of(at, terms, cart, outcome, count)
     fingerprint = fingerprint, keep_ms = keep_ms, max_keys = tonumber(max_keys) }
 end
 
--- The one request of a script that changes the cart at KEYS[14]: its own keys are the last.
+-- The one request of a script that changes the cart at KEYS[15]: its own keys are the last.
 local function open_once(terms)
-  return once_of(ARGV[1], terms, KEYS[14], KEYS[#KEYS - 1], KEYS[#KEYS])
+  return once_of(ARGV[1], terms, KEYS[15], KEYS[#KEYS - 1], KEYS[#KEYS])
 end
 
 -- What was replied to the request before, or why it is not carried out; nil if it is new.

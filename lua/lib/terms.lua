@@ -11,10 +11,12 @@
 --        | {'BUYER_LIMIT', product_id, max_units, has}
 --        | {'BELOW_MINIMUM', product_id, min_units}
 --        | {'HOLDS_DUE', cart key, counter}
+--        | {'SALE_PAUSED', pause}; as `paused` has it
 
 local free_of = {} -- counter -> units that are free by the plan
 local drawn_of = {} -- counter -> units of the cart, not held, that count on it by the plan
 local units_of = {} -- product -> units in the cart by the plan
+local pause -- what `paused` has, or false; nil until this run has looked
 
 -- Nothing is planned any more: what was, is written or refused.
 local function forget_plans()
@@ -215,6 +217,19 @@ local function decide(cart, line, units)
     plan(cart, line, units)
   end
   return reply
+end
+
+-- The reply while the sale is paused, or nil.
+local function sale_paused()
+  if pause == nil then
+    pause = redis.call('GET', paused)
+  end
+  return pause and { 'SALE_PAUSED', pause } or nil
+end
+
+-- As `decide`, of more units than the cart has: none come in while the sale is paused.
+local function decide_more(cart, line, units)
+  return sale_paused() or decide(cart, line, units)
 end
 
 -- Why a cart can't be left with as few of the product as are planned, or nil.

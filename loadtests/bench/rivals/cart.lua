@@ -54,6 +54,7 @@ local refusals = {
   NOT_WARM = unavailable,
   NO_COUNTER = unavailable,
   HOLDS_DUE = unavailable,
+  SALE_PAUSED = unavailable,
   FAILED = unavailable,
 }
 

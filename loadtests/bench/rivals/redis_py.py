@@ -86,7 +86,7 @@ def _refusal(code: bytes, *facts: Any) -> Refused:
             return contract.out_of_stock(int(facts[1]), int(facts[2]))
         case b"CART_FULL":
             return contract.cart_full()
-        case b"NOT_WARM" | b"NO_COUNTER" | b"HOLDS_DUE" | b"FAILED":
+        case b"NOT_WARM" | b"NO_COUNTER" | b"HOLDS_DUE" | b"SALE_PAUSED" | b"FAILED":
             return contract.unavailable()
         case _:
             return Refused(400, code.decode().lower(), "The product can't be added")

@@ -87,6 +87,7 @@ const refusals = {
   NOT_WARM: unavailable,
   NO_COUNTER: unavailable,
   HOLDS_DUE: unavailable,
+  SALE_PAUSED: unavailable,
   FAILED: unavailable,
 }
 
