@@ -29,7 +29,8 @@ CartError
 │   ├── NotEmpty           key: Redis has it, so it did not come back empty
 │   ├── UnknownLetter      number: nothing is set aside under it
 │   ├── StockHeld          sku, held: carts hold more than the stock was to be set to
-│   └── TooManyWatched     most: no more counters than these are watched
+│   ├── TooManyWatched     most: no more counters than these are watched
+│   └── VerifyRunning      the tenant's data is being audited already
 ├── Unauthorized           who asks is not known, or is none who may
 │   ├── NoToken
 │   ├── BadToken           reason, for a log: nobody who sends one is told why
@@ -46,6 +47,8 @@ CartError
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
 │   ├── NoRight            reason: the process may not do it in Redis, or in PostgreSQL
+│   ├── NotRecorded        reason: the audit trail can't be written, and nothing is done without it
+│   ├── VerifyTooLong      most_s: an audit of the data was given up after so long
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 ├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
@@ -274,6 +277,10 @@ class TooManyWatched(Refused):
     most: int
 
 
+class VerifyRunning(Refused):
+    """This process audits the tenant's data already, and that reads all of it."""
+
+
 class Unauthorized(CartError):
     """Who asks is not known, or is none who may."""
 
@@ -375,6 +382,20 @@ class NoRight(Unavailable):
 
     facts = (("reason", str),)
     reason: str
+
+
+class NotRecorded(Unavailable):
+    """The row of an operator's act can't be written in PostgreSQL, so it is not done."""
+
+    facts = (("reason", str),)
+    reason: str
+
+
+class VerifyTooLong(Unavailable):
+    """An audit of a tenant's data was given up after `most_s` seconds."""
+
+    facts = (("most_s", float),)
+    most_s: float
 
 
 class OutcomeUnknown(Unavailable):

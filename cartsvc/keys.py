@@ -170,7 +170,12 @@ TABLE = (
 )
 
 _SHOWN = 6
-"""Characters of an owner's id that a log may have: with them the key can be found."""
+"""Characters of an owner's id that others may have: with them the key can be found."""
+
+
+def shown_id(owner_id: str) -> str:
+    """An owner's id for others, who are not to have what its owner alone knows: a session."""
+    return owner_id if len(owner_id) <= _SHOWN else f"{owner_id[:_SHOWN]}..."
 
 
 class Bucket:
@@ -251,9 +256,7 @@ class Bucket:
     def shown(self, cart_key: str) -> str:
         """A cart's key for a log, which is not to have what its owner alone knows: a session."""
         owner_id = self.owner(cart_key).id
-        if len(owner_id) <= _SHOWN:
-            return cart_key
-        return f"{cart_key.removesuffix(owner_id)}{owner_id[:_SHOWN]}..."
+        return f"{cart_key.removesuffix(owner_id)}{shown_id(owner_id)}"
 
     def __repr__(self) -> str:
         return f"Bucket({self.tenant!r}, {self.number})"

@@ -64,7 +64,7 @@ RINGS = [
         "stock_checks",
         "event_checks",
     },
-    {"core", "idle", "warm", "verify", "repair"},
+    {"core", "idle", "warm", "verify", "repair", "acts"},
     {"contracts"},
     {"openapi", "docs"},
     {"app", "worker", "bounds", "wire"},

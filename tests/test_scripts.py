@@ -19,6 +19,7 @@ from cartsvc.errors import (
     UnknownLetter,
     UnknownSku,
     UnknownTenant,
+    VerifyRunning,
 )
 from cartsvc.keys import Bucket
 from cartsvc.model import CART_ID_STEP, MAX_LINE, MAX_QUANTITY
@@ -216,6 +217,7 @@ def test_every_refusal_has_a_reply() -> None:
     # UnknownSku and UnknownLetter are PostgreSQL's to say. A cart that changed is told, as a read
     # would tell it. What is closed may be known to PostgreSQL only, and a tenant is.
     others = {UnknownSku, UnknownLetter, NotEmpty, CartChanged, CartClosed, UnknownTenant}
+    others.add(VerifyRunning)  # A process knows that by itself.
     found = {error for error in REPLIES.values() if issubclass(error, Refused)}
     assert found == kinds - others | {SoldOut}
 

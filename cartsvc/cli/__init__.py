@@ -7,7 +7,18 @@ import typer
 from redis.exceptions import RedisError
 
 from cartsvc import __version__
-from cartsvc.cli import about, catalogue, checking, letters, running, stock
+from cartsvc.cli import (
+    about,
+    carts,
+    catalogue,
+    checking,
+    letters,
+    price,
+    running,
+    sale,
+    stock,
+    trail,
+)
 from cartsvc.cli.terminal import err, out, told
 from cartsvc.dev import DevError
 from cartsvc.embedded import EmbeddedError
@@ -22,9 +33,13 @@ app = typer.Typer(
 )
 app.add_typer(running.app)
 app.add_typer(checking.app)
+app.add_typer(trail.app)
 app.add_typer(about.app)
 app.add_typer(catalogue.app, name="catalog")
 app.add_typer(stock.app, name="stock")
+app.add_typer(price.app, name="price")
+app.add_typer(sale.app, name="sale")
+app.add_typer(carts.app, name="carts")
 app.add_typer(letters.app, name="dead-letter")
 
 

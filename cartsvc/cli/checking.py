@@ -4,12 +4,10 @@ from typing import Annotated
 
 import typer
 
-from cartsvc.app import store_of
-from cartsvc.backlog import Backlog
-from cartsvc.cli.place import TenantOption, connected, read_settings, run
+from cartsvc.cli.place import TenantOption, act
 from cartsvc.cli.terminal import out, plain
-from cartsvc.repair import Repair, Repaired
-from cartsvc.verify import Verdict, Verifier
+from cartsvc.repair import Repaired
+from cartsvc.verify import Verdict
 
 app = typer.Typer()
 
@@ -25,25 +23,11 @@ def verify(
 
     Redis is held to itself and to PostgreSQL. With --repair, status 1 if anything is left.
     """
-    values = read_settings()
+    act(tenant, lambda acts: acts.verify(repair=repair), _show)
 
-    async def command() -> tuple[Verdict, Repaired | None]:
-        async with connected(values, tenant) as place:
-            runner = place.shelf.runner
-            verifier = Verifier(
-                Backlog(runner),
-                place.ledger,
-                place.bucket,
-                max_lines=values.max_lines,
-                pause_s=values.flush_interval_s / 2,
-            )
-            verdict = await verifier.run()
-            if not repair:
-                return verdict, None
-            mending = Repair(verifier, store_of(values, runner))
-            return verdict, await mending.run(verdict.findings)
 
-    verdict, repaired = run(command())
+def _show(found: tuple[Verdict, Repaired | None]) -> None:
+    verdict, repaired = found
     left = verdict.findings if repaired is None else repaired.left
     for finding in repaired.mended if repaired else ():
         out.print(plain(f"mended: {finding.what} {finding.detail}"))

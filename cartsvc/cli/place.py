@@ -1,18 +1,27 @@
 """Where commands work: their options, the settings, and one tenant's place in both servers."""
 
 import contextlib
+import os
+import pwd
 import re
-from collections.abc import AsyncIterator, Coroutine
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 import uvloop
 
 from cartsvc import process, settings
+from cartsvc.acts import Acts, Desk
+from cartsvc.app import store_of
+from cartsvc.archive import Archive
+from cartsvc.backlog import Backlog
+from cartsvc.cli.terminal import err, plain
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.settings import Settings
 from cartsvc.shelf import Shelf
+from cartsvc.trail import Actor
 
 T = TypeVar("T")
 
@@ -41,17 +50,56 @@ class Place(NamedTuple):
     shelf: Shelf
     bucket: Bucket
     currency: str
+    archive: Archive
 
 
 @contextlib.asynccontextmanager
 async def connected(values: Settings, tenant: str | None) -> AsyncIterator[Place]:
     ledger = await Ledger.connect(values.database_url)
     runner = process.bulk_runner(values)
+    store = store_of(values, runner)
+    archive = Archive(store, Backlog(runner), ledger, timeout_s=process.BULK_TIMEOUT_S)
+    bucket = Bucket(tenant or values.tenant)
     try:
-        yield Place(ledger, Shelf(runner), Bucket(tenant or values.tenant), values.currency)
+        yield Place(ledger, Shelf(runner), bucket, values.currency, archive)
     finally:
         await runner.aclose()
         await ledger.close()
+
+
+def act(
+    tenant: str | None, do: Callable[[Acts], Awaitable[T]], show: Callable[[T], object]
+) -> None:
+    """Let whoever types this do something to a tenant, and show what it gave.
+
+    Status 1 if it was done, and the audit trail does not say so.
+    """
+    values = read_settings()
+
+    async def command() -> tuple[T, str]:
+        async with connected(values, tenant) as place:
+            desk = Desk(place.archive, pause_s=values.flush_interval_s / 2)
+            acts = Acts(desk, place.bucket, Actor(whoami(), "cli"), _lacking)
+            return await do(acts), acts.unrecorded
+
+    done, unrecorded = run(command())
+    show(done)
+    if unrecorded:
+        raise typer.Exit(1)
+
+
+def _lacking(reason: str) -> None:
+    err.print(plain(f"cartsvc: this is not recorded in the audit trail: PostgreSQL: {reason}"))
+
+
+def whoami() -> str:
+    """The login of whoever runs this process, not as its environment has it, and the host."""
+    uid = os.getuid()
+    try:
+        login = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        login = str(uid)
+    return f"{login}@{socket.gethostname()}"
 
 
 def read_settings() -> Settings:

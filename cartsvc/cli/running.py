@@ -6,9 +6,6 @@ from typing import Annotated
 import typer
 
 from cartsvc import demo, dev, process
-from cartsvc.app import store_of
-from cartsvc.archive import Archive
-from cartsvc.backlog import Backlog
 from cartsvc.cli.catalogue import import_into
 from cartsvc.cli.place import TenantOption, connected, read_settings, run
 from cartsvc.cli.terminal import err, out
@@ -62,14 +59,10 @@ def warm(tenant: TenantOption = None) -> None:
 
     Catalogue, stock and carts come from PostgreSQL. What was not written to it is lost.
     """
-    values = read_settings()
 
     async def command() -> Warmed | None:
-        async with connected(values, tenant) as place:
-            runner, ledger = place.shelf.runner, place.ledger
-            store = store_of(values, runner)
-            archive = Archive(store, Backlog(runner), ledger, timeout_s=process.BULK_TIMEOUT_S)
-            return await rebuild(ledger, archive, place.shelf, place.bucket)
+        async with connected(read_settings(), tenant) as place:
+            return await rebuild(place.ledger, place.archive, place.shelf, place.bucket)
 
     done = run(command())
     if done is None:
