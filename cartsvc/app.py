@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from cartsvc import contract, contracts, docs, http, metrics, probes, scripts
+from cartsvc.acts import Desk
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.contract import ByHeader
@@ -28,6 +29,9 @@ from cartsvc.scrape import Scrape
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
+
+_VERIFY_S = 50.0
+"""Longest that a request may audit a tenant's data: proxies rarely wait for more than a minute."""
 
 
 class Service(Starlette):
@@ -81,7 +85,9 @@ def create_app(settings: Settings, board: Board = ALONE) -> Starlette:
     ledger = Ledger(settings.database_url, timeout_s=settings.database_timeout_s)
     store = store_of(settings, runner)
     archive = Archive(store, Backlog(runner), ledger, timeout_s=settings.database_timeout_s)
-    core = Core(store, archive, Verifier(settings), Bucket(settings.tenant))
+    core = Core(
+        store, archive, Verifier(settings), Bucket(settings.tenant), desk_of(settings, archive)
+    )
     spoken = contracts.all_of(core)
     readiness = Readiness(store, core.bucket, max_lag_s=settings.max_dirty_age_s)
     metrics.gauge(
@@ -135,6 +141,18 @@ def store_of(settings: Settings, runner: Runner) -> Store:
             memory_percent=settings.max_memory_percent,
         ),
         guest_carts_per_s=settings.guest_carts_per_s,
+    )
+
+
+def desk_of(settings: Settings, archive: Archive) -> Desk | None:
+    """What requests of operators are done with; None where none are served."""
+    if not settings.admin:
+        return None
+    return Desk(
+        archive,
+        pause_s=settings.flush_interval_s / 2,
+        timeout_s=settings.database_timeout_s,
+        verify_s=_VERIFY_S,
     )
 
 

@@ -28,6 +28,7 @@ class Operation(NamedTuple):
 
     `success` (a Struct) and `status` are the answer's, `body` is the request's; None where there is
     none. `refusals` are the statuses beside those that any of the contract's operations may give.
+    One that does the same again when it is repeated may go without idempotency keys (`by_key`).
     """
 
     method: str
@@ -39,11 +40,12 @@ class Operation(NamedTuple):
     body: Any = None
     status: int = 200
     parameters: tuple[Parameter, ...] = ()
+    by_key: bool = True
 
     @property
     def changes(self) -> bool:
-        """Whether it changes a cart; then a request may have an idempotency key."""
-        return self.method != "GET"
+        """Whether it changes something; then a request may have an idempotency key."""
+        return self.method != "GET" and self.by_key
 
 
 class Contract(NamedTuple):
@@ -51,7 +53,8 @@ class Contract(NamedTuple):
 
     `refusal` is the Struct of which the bodies of its errors are. `header` is what its requests
     carry, where another contract has the same paths. `parameters` are those of all operations;
-    `bearer` says whether a token is "required", "optional" or not looked at ("").
+    `bearer` says whether a token is "required", "optional" or not looked at (""), and `to_owners`
+    whether answers tell carts' owners what became of their lines.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Contract(NamedTuple):
     header: str = ""
     parameters: tuple[Parameter, ...] = ()
     bearer: str = ""
+    to_owners: bool = True
 
 
 def routes(contracts: Iterable[Contract], max_body_bytes: int) -> list[Route]:

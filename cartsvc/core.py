@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from cartsvc import identity
+from cartsvc.acts import Desk
 from cartsvc.archive import Archive
 from cartsvc.errors import (
     BadToken,
@@ -63,12 +64,16 @@ def line_of(item: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """`bucket` is the one of contracts that name no tenant."""
+    """`bucket` is the one of contracts that name no tenant.
+
+    Without a `desk` there are no operators here.
+    """
 
     store: Store
     archive: Archive
     verifier: Verifier
     bucket: Bucket
+    desk: Desk | None = None
 
     def principal(self, scope: Scope, bucket: Bucket) -> Principal:
         """Whom the request's token speaks for, in the bucket's tenant.

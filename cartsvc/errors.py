@@ -28,7 +28,9 @@ CartError
 │   ├── UnknownTenant      tenant
 │   ├── NotEmpty           key: Redis has it, so it did not come back empty
 │   ├── UnknownLetter      number: nothing is set aside under it
-│   └── StockHeld          sku, held: carts hold more than the stock was to be set to
+│   ├── StockHeld          sku, held: carts hold more than the stock was to be set to
+│   ├── TooManyWatched     most: no more counters than these are watched
+│   └── VerifyRunning      the tenant's data is being audited already
 ├── Unauthorized           who asks is not known, or is none who may
 │   ├── NoToken
 │   ├── BadToken           reason, for a log: nobody who sends one is told why
@@ -44,6 +46,9 @@ CartError
 │   ├── LedgerAway         reason: PostgreSQL did not answer
 │   ├── Rebuilt            Redis lost the tenant and was rebuilt; what it said before does not count
 │   ├── RowsRefused        reason: PostgreSQL does not take what was to be written
+│   ├── NoRight            reason: the process may not do it in Redis, or in PostgreSQL
+│   ├── NotRecorded        reason: the audit trail can't be written, and nothing is done without it
+│   ├── VerifyTooLong      most_s: an audit of the data was given up after so long
 │   └── OutcomeUnknown     Redis did not answer; what was asked may or may not be done
 ├── Again                  kept: the request was answered before, and is answered alike
 └── Invalid                field, problem: the request itself is malformed
@@ -265,6 +270,17 @@ class StockHeld(Refused):
     held: int
 
 
+class TooManyWatched(Refused):
+    """No more than `most` counters are watched: what shows them shows them all."""
+
+    facts = (("most", int),)
+    most: int
+
+
+class VerifyRunning(Refused):
+    """This process audits the tenant's data already, and that reads all of it."""
+
+
 class Unauthorized(CartError):
     """Who asks is not known, or is none who may."""
 
@@ -358,6 +374,30 @@ class RowsRefused(Unavailable):
     reason: str
 
 
+class NoRight(Unavailable):
+    """The process's user in Redis, or its role in PostgreSQL, lacks a right that is needed.
+
+    `reason` is for a log: which right it is, is nobody else's business.
+    """
+
+    facts = (("reason", str),)
+    reason: str
+
+
+class NotRecorded(Unavailable):
+    """The row of an operator's act can't be written in PostgreSQL, so it is not done."""
+
+    facts = (("reason", str),)
+    reason: str
+
+
+class VerifyTooLong(Unavailable):
+    """An audit of a tenant's data was given up after `most_s` seconds."""
+
+    facts = (("most_s", float),)
+    most_s: float
+
+
 class OutcomeUnknown(Unavailable):
     """Redis did not answer in time, or the connection broke: never repeated by the service."""
 
@@ -403,6 +443,7 @@ REPLIES: dict[str, type[CartError]] = {
     "CART_EXISTS": CartExists,
     "PRICE_DIFFERS": PriceDiffers,
     "STOCK_HELD": StockHeld,
+    "TOO_MANY_WATCHED": TooManyWatched,
     "COLD": Cold,
     "HOLDS_DUE": HoldsDue,
     "SALE_PAUSED": SalePaused,

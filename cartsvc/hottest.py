@@ -13,6 +13,7 @@ from cartsvc import vitals
 from cartsvc.findings import text_of
 from cartsvc.keys import Bucket
 from cartsvc.scripts import Runner
+from cartsvc.shelf import Shelf
 
 NEWEST_CARTS = 100
 """Carts that are looked at."""
@@ -53,7 +54,7 @@ _record = msgspec.json.Decoder(_Record).decode
 class Hottest:
     """What sells in a bucket; of the looks before, each counts half as much as the one after it.
 
-    Raises the client's own errors.
+    Raises the client's own errors, and `OutcomeUnknown`.
     """
 
     def __init__(self, runner: Runner, bucket: Bucket, stock_policy: str) -> None:
@@ -66,7 +67,7 @@ class Hottest:
         """The SKUs that are watched, then those that most of the newest carts have."""
         heard = await self._newest()
         self.heat = Counter({sku: heat / 2 for sku, heat in self.heat.items() if heat > 1}) + heard
-        chosen = await watched(self.runner, self.bucket)
+        chosen = await Shelf(self.runner).watched(self.bucket)
         hot = [sku for sku, _ in self.heat.most_common(limit)]
         skus = list(dict.fromkeys([*chosen, *hot]))[:limit]
         return await self._stock(skus, frozenset(chosen)) if skus else []
@@ -102,12 +103,6 @@ class Hottest:
 
     def _is_untracked(self, record: _Record) -> bool:
         return (record.policy or self.stock_policy) == "untracked"
-
-
-async def watched(runner: Runner, bucket: Bucket) -> list[str]:
-    """The SKUs that operators chose to watch."""
-    found: Any = await runner.redis.smembers(bucket.watched)
-    return sorted(map(text_of, found))
 
 
 def _skus(fields: Iterable[bytes]) -> list[str]:

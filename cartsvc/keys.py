@@ -131,6 +131,12 @@ TABLE = (
         "repriced (carts), busy_us; of the last pass: last (when, ms), last_us, last_carts",
     ),
     KeyKind(
+        "watched:{tenant:bucket}",
+        "set",
+        "stock_watch",
+        "counters (SKUs) whose stock is shown by what watches the service; at most 50",
+    ),
+    KeyKind(
         "sync:{tenant:bucket}",
         "string",
         "the API and the command line, with CARTSVC_DURABILITY=fsync",
@@ -171,7 +177,12 @@ TABLE = (
 )
 
 _SHOWN = 6
-"""Characters of an owner's id that a log may have: with them the key can be found."""
+"""Characters of an owner's id that others may have: with them the key can be found."""
+
+
+def shown_id(owner_id: str) -> str:
+    """An owner's id for others, who are not to have what its owner alone knows: a session."""
+    return owner_id if len(owner_id) <= _SHOWN else f"{owner_id[:_SHOWN]}..."
 
 
 class Bucket:
@@ -253,9 +264,7 @@ class Bucket:
     def shown(self, cart_key: str) -> str:
         """A cart's key for a log, which is not to have what its owner alone knows: a session."""
         owner_id = self.owner(cart_key).id
-        if len(owner_id) <= _SHOWN:
-            return cart_key
-        return f"{cart_key.removesuffix(owner_id)}{owner_id[:_SHOWN]}..."
+        return f"{cart_key.removesuffix(owner_id)}{shown_id(owner_id)}"
 
     def __repr__(self) -> str:
         return f"Bucket({self.tenant!r}, {self.number})"

@@ -54,6 +54,9 @@ AWAY = (
 )
 """Those of them that are worth trying again; the others are faults of ours."""
 
+NO_RIGHT = (asyncpg.InsufficientPrivilegeError,)
+"""What a call raises that the role may not make."""
+
 _REFUSALS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,

@@ -265,7 +265,8 @@ def _headers(told: _Told, status: int) -> Iterable[str]:
     elif status != http.NO_CONTENT:
         if _SESSION.lower() in asked:
             yield _SESSION
-        yield "X-Cart-Notice"
+        if told.dialect.contract.to_owners:
+            yield "X-Cart-Notice"
 
 
 def _content(kinds: Iterable[tuple[_Told, Any]], examples: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from cartsvc.catalog import Product
 from cartsvc.errors import Invalid, NotWarm, UnknownSku
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
-from cartsvc.model import product_id
+from cartsvc.model import stored_sku
 from cartsvc.shelf import Shelf
 
 
@@ -58,10 +58,10 @@ class Prices:
 
 def _as_stored(sku: str) -> str:
     """The SKU as the catalogue spells it."""
-    ids = [product_id(part) for part in sku.split("/", 1)]
-    if None in ids:
+    stored = stored_sku(sku)
+    if stored is None:
         raise UnknownSku(sku)
-    return "/".join(filter(None, ids))
+    return stored
 
 
 def _price(product: Product, sku: str) -> int:

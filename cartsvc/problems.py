@@ -19,6 +19,8 @@ from cartsvc.errors import (
     KeysSpent,
     NoCart,
     NoLine,
+    NoRight,
+    NotRecorded,
     OrderLimit,
     OutOfStock,
     Overloaded,
@@ -27,12 +29,17 @@ from cartsvc.errors import (
     SaleEnded,
     SaleNotStarted,
     SalePaused,
+    StockHeld,
     TooManyGuests,
+    TooManyWatched,
     Unauthorized,
     Unavailable,
     UnknownProduct,
+    UnknownSku,
     UnknownTenant,
     UnknownVariant,
+    VerifyRunning,
+    VerifyTooLong,
 )
 
 CHALLENGE = (b"www-authenticate", b"Bearer")
@@ -56,7 +63,7 @@ class Problem(NamedTuple):
 
 def problem(error: Exception) -> Problem:
     """The problem that an error stands for; 500 for one that nobody meant to raise."""
-    for words in (_request, _missing, _limit, _closed):
+    for words in (_request, _missing, _limit, _closed, _operators):
         if found := words(error):
             return found
     match error:
@@ -64,10 +71,10 @@ def problem(error: Exception) -> Problem:
             return Problem(400, "refused", str(error))
         case Overloaded():
             message = "Carts can be read and not changed now, please try again"
-            return Problem(503, "overloaded", message, headers=(http.retry_after(_LATER_MS),))
+            return _unavailable("overloaded", message)
         case SalePaused(reason=reason):
             message = f"The sale is paused: {reason}" if reason else "The sale is paused"
-            return Problem(503, "sale_paused", message, headers=(http.retry_after(_LATER_MS),))
+            return _unavailable("sale_paused", message)
         case Unavailable():
             message = "Cart service is not available now, please try again"
             return Problem(503, "unavailable", message, headers=(http.RETRY_AFTER,))
@@ -117,6 +124,8 @@ def _missing(error: Exception) -> Problem | None:
             return Problem(400, "product_not_available", "Product is not available")
         case NoCart() | NoLine():
             return Problem(404, "item_not_found", "Item not found in cart")
+        case UnknownSku():
+            return Problem(404, "sku_not_found", "There is no stock counter of this SKU")
         case OutOfStock(free=free, in_cart=in_cart):
             facts = {"available": free, "in_cart": in_cart}
             return Problem(400, "insufficient_stock", _short(free, in_cart), facts)
@@ -178,6 +187,33 @@ def _closed(error: Exception) -> Problem | None:
             return Problem(409, "price_differs", message + money.text(price), today)
         case _:
             return None
+
+
+def _operators(error: Exception) -> Problem | None:
+    """What stands against an act of an operator."""
+    match error:
+        case StockHeld(held=held):
+            return Problem(409, "stock_held", f"Carts hold {held} units of it", {"held": held})
+        case TooManyWatched(most=most):
+            message = f"At most {most} counters are watched"
+            return Problem(400, "too_many_watched", message, {"max_watched": most})
+        case VerifyRunning():
+            return Problem(409, "verify_running", "The tenant's data is being verified already")
+        case VerifyTooLong(most_s=most_s):
+            message = f"Not all was verified within {most_s:g} s; `cartsvc verify` has no limit"
+            return _unavailable("verify_too_long", message)
+        case NotRecorded():
+            message = "Nothing was done, since it can't be recorded: PostgreSQL does not take it"
+            return _unavailable("not_recorded", message)
+        case NoRight():
+            message = "This process may not do that; its log says which right it lacks"
+            return _unavailable("not_permitted", message)
+        case _:
+            return None
+
+
+def _unavailable(code: str, message: str) -> Problem:
+    return Problem(503, code, message, headers=(http.retry_after(_LATER_MS),))
 
 
 def _short(free: int, in_cart: int) -> str:

@@ -115,6 +115,7 @@ class Settings:
         "connections of an API process; past it one without a request gives way, or else 503",
         at_least=1,
     )
+    admin: int = _setting(1, "1: serve `/admin`, for service tokens; 0: not", at_least=0, at_most=1)
     redis_timeout_s: float = _setting(
         0.8,
         "longest wait for a script in a request, and for releasing holds; then 503",

@@ -1,23 +1,38 @@
 """What Redis keeps of catalogue and stock: the records that an add reads, and the counters."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+from cartsvc import outcomes
 from cartsvc.catalog import Product, records
-from cartsvc.errors import CartError, NoCounter, StockHeld
+from cartsvc.errors import Again, CartError, NoCounter, OutcomeUnknown, StockHeld, UnknownSku
 from cartsvc.keys import Bucket
-from cartsvc.model import StockLevel
-from cartsvc.scripts import Argument, Runner
+from cartsvc.model import Once, StockLevel
+from cartsvc.scripts import FAILURES, Argument, Runner, answer
+
+MAX_WATCHED = 50
+"""Counters of a bucket that may be watched: each is a line wherever they are shown."""
+
+Watching = Literal["on", "off", "only"]
 
 
 class Shelf:
     """Records and counters of every bucket.
 
     Every method raises the `Refused` or `Unavailable` error that a script's reply stands for, or
-    `OutcomeUnknown`.
+    `OutcomeUnknown`. Outcomes of requests are kept as a `Store` keeps them.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        outcome_ttl_s: int = outcomes.KEEP_S,
+        max_outcomes: int = outcomes.MOST,
+    ) -> None:
         self.runner = runner
+        self.outcome_ttl_s = outcome_ttl_s
+        self.max_outcomes = max_outcomes
 
     async def open(self, bucket: Bucket) -> None:
         """Make a new bucket warm: its first cart takes the id after its number."""
@@ -77,9 +92,42 @@ class Shelf:
             for (sku, _), result in zip(stocks, results, strict=True)
         ]
 
-    async def add_stock(self, bucket: Bucket, sku: str, units: int) -> StockLevel:
-        """Take units in, or out as far as they are free."""
-        return await self._count("stock_add", bucket, sku, units)
+    async def add_stock(
+        self, bucket: Bucket, sku: str, units: int, once: Once | None = None
+    ) -> StockLevel:
+        """Take units in, or out as far as they are free.
+
+        A request with an idempotency key (`once`) has one outcome: asked again, it gives the
+        counter as it was then.
+        """
+        keys, arguments = self._counting(bucket, sku, units)
+        if once is not None:
+            keys += bucket.once(once)
+            once.at_ms = await self.runner.now_ms()
+        arguments += (once.at_ms if once else "", self._terms(once))
+        return StockLevel(sku, *await self._run("stock_add", keys, arguments, once))
+
+    async def added_before(self, bucket: Bucket, sku: str, once: Once) -> StockLevel | None:
+        """What `add_stock` gave the request before; None if it was not carried out yet.
+
+        Raises the refusal with which it was answered.
+        """
+        keys, arguments = bucket.once(once), [self._terms(once)]
+        found = await self._run("outcome_find", keys, arguments, once)
+        return StockLevel(sku, *found) if once.is_replay else None
+
+    async def _run(
+        self, script: str, keys: Sequence[str], arguments: Sequence[Argument], once: Once | None
+    ) -> Any:
+        """What a script gives, or gave when the request came first."""
+        try:
+            return await self.runner.run(script, keys, arguments)
+        except Again as before:
+            assert once is not None  # noqa: S101
+            return answer(outcomes.recalled(before, once))
+
+    def _terms(self, once: Once | None) -> str:
+        return outcomes.terms(once, keep_s=self.outcome_ttl_s, most=self.max_outcomes)
 
     async def stock(self, bucket: Bucket, sku: str) -> StockLevel | None:
         """A counter's units, or None where there is no counter."""
@@ -99,6 +147,28 @@ class Shelf:
             None if isinstance(level, NoCounter) else StockLevel(sku, *level)
             for sku, level in zip(skus, found, strict=True)
         ]
+
+    async def watched(self, bucket: Bucket) -> list[str]:
+        """The counters that are watched (SKUs), in order."""
+        try:
+            found: Any = await self.runner.redis.smembers(bucket.watched)
+        except FAILURES as error:
+            raise OutcomeUnknown(str(error)) from error
+        return sorted(sku.decode(errors="backslashreplace") for sku in found)
+
+    async def watch(self, bucket: Bucket, skus: Sequence[str], how: Watching = "on") -> None:
+        """Watch these counters too, watch them no more ("off"), or them and no others ("only").
+
+        Raises:
+            UnknownSku: one is to be watched and has no counter.
+            TooManyWatched: they would be more than MAX_WATCHED.
+        """
+        skus = list(dict.fromkeys(skus))
+        if how != "off":
+            for sku, level in zip(skus, await self.stocks(bucket, skus), strict=True):
+                if level is None:
+                    raise UnknownSku(sku)
+        await self.runner.run("stock_watch", [bucket.watched], [MAX_WATCHED, how, *skus])
 
     async def _count(
         self, script: str, bucket: Bucket, sku: str, *arguments: Argument

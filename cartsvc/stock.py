@@ -7,10 +7,10 @@ first: a cart is only ever written with units sold that PostgreSQL has received.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cartsvc.errors import StockHeld
+from cartsvc.errors import Invalid, StockHeld
 from cartsvc.keys import Bucket
 from cartsvc.ledger import CatalogueChange, Ledger
-from cartsvc.model import MAX_QUANTITY, StockLevel
+from cartsvc.model import MAX_QUANTITY, Once, StockLevel
 from cartsvc.shelf import Shelf
 
 
@@ -53,18 +53,47 @@ class Stock:
         await self.shelf.synced()
         return Recorded(sku, level.received, level)
 
-    async def add(self, sku: str, units: int) -> Recorded:
-        """Take a delivery in; or, as a correction, units out as far as they are free."""
+    async def add(self, sku: str, units: int, once: Once | None = None) -> Recorded:
+        """Take a delivery in; or, as a correction, units out as far as they are free.
+
+        A request with an idempotency key is carried out once, and gives the same again.
+        """
         async with self.ledger.catalogue_change(self.bucket.tenant) as change:
             await change.recorded_stock(sku)
-            before = await self.shelf.stock(self.bucket, sku)
-            # What can't be taken in, the script refuses; nobody else brings more meanwhile.
-            if before and units > 0 and before.on_hand + units <= MAX_QUANTITY:
-                await change.receive([(sku, units)])
-            level = await self.shelf.add_stock(self.bucket, sku, units)
-            await change.record_stock([level])
+            level = await self._added_before(change, sku, once)
+            if level is None:
+                level = await self._add(change, sku, units, once)
         await self.shelf.synced()
         return Recorded(sku, level.received, level)
+
+    async def _add(
+        self, change: CatalogueChange, sku: str, units: int, once: Once | None
+    ) -> StockLevel:
+        before = await self.shelf.stock(self.bucket, sku)
+        # Nobody else brings more meanwhile; what else stands against it, the script says.
+        if before and before.on_hand + units > MAX_QUANTITY:
+            raise Invalid("units", f"must leave at most {MAX_QUANTITY} on hand")
+        if before and units > 0:
+            await change.receive([(sku, units)])
+        level = await self.shelf.add_stock(self.bucket, sku, units, once)
+        await change.record_stock([level])
+        return level
+
+    async def _added_before(
+        self, change: CatalogueChange, sku: str, once: Once | None
+    ) -> StockLevel | None:
+        """The counter as it was when the request came first; None if it comes first now.
+
+        Looked up before PostgreSQL records a delivery that does not come twice. It may lack the
+        first one, if that was broken off behind the script: so it is told what Redis counts.
+        """
+        if once is None:
+            return None
+        level = await self.shelf.added_before(self.bucket, sku, once)
+        now = await self.shelf.stock(self.bucket, sku) if level else None
+        if now is not None:
+            await change.record_stock([now])
+        return level
 
 
 async def correct(

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cartsvc import outcomes
 from cartsvc.adds import Adds
 from cartsvc.cart_hash import cart_of, facts_of, fields_of
 from cartsvc.errors import Again, CartChanged, Cold, HoldsDue, NoCart, OutcomeUnknown, SoldOut
@@ -33,7 +34,7 @@ from cartsvc.model import (
 from cartsvc.pressure import NO_MARKS, Marks, Pressure
 from cartsvc.recent import STATE, RecentCarts, is_same, joined, known
 from cartsvc.releases import Releases
-from cartsvc.scripts import Argument, Key, Runner, answer, sent
+from cartsvc.scripts import Argument, Key, Runner, answer
 from cartsvc.sold_out import SoldOutSkus
 
 RELEASE_LINES = 50
@@ -77,8 +78,8 @@ class Store:
         stock_policy: str = "check",
         hold_ttl_s: int = 600,
         sold_out_memory_ms: int = 0,
-        outcome_ttl_s: int = 86_400,
-        max_outcomes: int = 1_000,
+        outcome_ttl_s: int = outcomes.KEEP_S,
+        max_outcomes: int = outcomes.MOST,
         marks: Marks = NO_MARKS,
         guest_carts_per_s: int = 0,
         clock_ms: Callable[[], int] | None = None,
@@ -489,9 +490,7 @@ class Store:
 
     def _terms(self, once: Once | None) -> str:
         """How a script is told of a request's idempotency key."""
-        if once is None:
-            return ""
-        return f"{once.fingerprint} {self.outcome_ttl_s * 1000} {self.max_outcomes} {once.session}"
+        return outcomes.terms(once, keep_s=self.outcome_ttl_s, most=self.max_outcomes)
 
     async def _answered(self, decide: Callable[[], Awaitable[Any]], once: Once | None) -> Any:
         """What is decided, or was when the request came first."""
@@ -507,9 +506,7 @@ class Store:
                     raise
                 return await decide()
         except Again as before:
-            _, at_ms, cart_key, session, reply = sent(before.kept)
-            once.is_replay, once.at_ms = True, int(at_ms)
-            once.cart_key, once.session = cart_key.decode(), session.decode()
+            reply = outcomes.recalled(before, once)
             # When it came first, that may have failed.
             await self.runner.synced()
         return answer(reply)

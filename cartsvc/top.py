@@ -12,6 +12,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from cartsvc import readings, scripts
+from cartsvc.errors import OutcomeUnknown
 from cartsvc.hottest import Hot, Hottest
 from cartsvc.keys import Bucket
 from cartsvc.readings import Page, Standing, Traffic
@@ -102,7 +103,7 @@ class Watch:
             async with asyncio.timeout(TIMEOUT_S):
                 told: Any = await self.runner.redis.time()
                 hot = await self.hottest.look(skus)
-        except (*FAILURES, OSError) as error:
+        except (*FAILURES, OSError, OutcomeUnknown) as error:
             return Shelves(problem=_told(error))
         seconds, micros = told
         return Shelves(hot, seconds + micros / 1e6)
@@ -135,6 +136,8 @@ def _told(error: Exception) -> str:
             return _told(reason)
         case TimeoutError():
             return "it does not answer"
+        case OutcomeUnknown(reason=reason):
+            return reason
         case OSError(errno=int() as number):
             return os.strerror(number)
         case _:

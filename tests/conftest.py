@@ -141,6 +141,8 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
         sold_out_memory_ms=0,
         # The shop's clock stands still, long ago.
         max_dirty_age_s=0,
+        # How long an audit of the data waits for what is on its way: nobody flushes here.
+        flush_interval_s=0.02,
     )
     process = dev.start("serve", settings, os.environ)
     yield dev.url(settings)

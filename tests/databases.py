@@ -19,6 +19,7 @@ DELETE FROM dead_letter;
 DELETE FROM products;
 DELETE FROM stock;
 DELETE FROM buckets;
+DELETE FROM audit;
 """
 
 

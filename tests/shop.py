@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError, RedisError
 from cartsvc import catalog, clock, scripts
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
-from cartsvc.catalog import ProductRow, VariantRow
+from cartsvc.catalog import Product, ProductRow, VariantRow
 from cartsvc.core import Core
 from cartsvc.identity import Verifier
 from cartsvc.keys import Bucket
@@ -67,7 +67,7 @@ class Shop:
         active: bool = True,
         variants: Iterable[tuple[str, int | None]] = (),
         **rules: Any,
-    ) -> None:
+    ) -> Product:
         """Put a product on the shelf; `variants` are (id, stock of its own or None).
 
         `rules` are the row's other fields: `stock_policy="hold"`, `max_per_buyer=2` and so on.
@@ -84,6 +84,12 @@ class Shop:
         )
         product = catalog.product(row, "USD")
         await self.shelf.put(self.bucket, [product], product.counters())
+        return product
+
+    async def record(self, ledger: Ledger, *products: Product) -> None:
+        """Let PostgreSQL have products too, as an import does."""
+        async with ledger.catalogue_change(self.bucket.tenant) as change:
+            await change.put_products("USD", products)
 
     async def add(
         self, quantity: int = 1, product_id: str = LAMP, variant_id: str | None = None

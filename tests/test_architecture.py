@@ -27,6 +27,7 @@ RINGS = [
     {"scripts", "rows", "embedded"},
     {
         "cart_hash",
+        "outcomes",
         "adds",
         "recent",
         "sold_out",
@@ -39,6 +40,7 @@ RINGS = [
         "ledger",
         "recovery",
         "audit",
+        "trail",
         "findings",
     },
     {
@@ -63,7 +65,7 @@ RINGS = [
         "stock_checks",
         "event_checks",
     },
-    {"core", "idle", "warm", "verify", "repair", "vitals"},
+    {"core", "idle", "warm", "verify", "repair", "vitals", "acts"},
     {"contracts"},
     {"openapi", "docs", "scrape", "probes"},
     {"app", "worker", "bounds", "wire"},
@@ -170,6 +172,7 @@ async def test_every_key_there_is_stands_in_the_table(shop: Shop) -> None:
     await shop.add_lines(LineRequest(LAMP, 1), owner=Owner("user", "bob"))
     await shop.redis.set(shop.bucket.warming, 1)
     await Backlog(shop.runner).note(shop.bucket, {"passes": 1}, {"last": 1})
+    await shop.shelf.watch(shop.bucket, [LAMP])
     await Guests(shop.runner, 1).admit(shop.bucket, Owner("device", "new"), ("::1", 1), None)
     once = Once(ANN, "a key", "ab")
     await shop.store.close(shop.bucket, ANN, "CONVERTED", once=once)

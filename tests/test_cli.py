@@ -85,7 +85,8 @@ async def test_migrate_brings_an_empty_database_up(postgres: embedded.Postgres) 
         done = run("migrate", CARTSVC_DATABASE_URL=postgres.url_of("empty"))
         assert (
             done.stdout
-            == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter, 0005_books\n"
+            == "applied 0001_carts, 0002_sales, 0003_records, 0004_dead_letter, 0005_books, "
+            "0006_audit\n"
         )
     finally:
         await admin.execute("DROP DATABASE empty")

@@ -35,7 +35,18 @@ from tests.command import run
 from tests.scraped import scrape
 from tests.serving import serving
 from tests.shop import ANN, LAMP, MUG, SECRET, Shop
-from tests.test_authorization import ADMIN, ALLOWED, BOB, World, ask_for_own, bearer
+from tests.test_authorization import (
+    ADMIN,
+    ALLOWED,
+    BOB,
+    OPERATORS,
+    Caller,
+    Route,
+    World,
+    ask_for_own,
+    bearer,
+    token_of,
+)
 from tests.test_dead_letter import poison, worker_of
 from tests.test_tenant_isolation import patterns
 from tests.test_verify import MENDED, Audited, Damage, new_price
@@ -109,7 +120,7 @@ def rights(valkey: embedded.Valkey, postgres: embedded.Postgres) -> Iterator[Rig
 async def ledger(rights: Rights) -> AsyncIterator[Ledger]:
     """The document's database, empty, by who may do everything."""
     ledger = await Ledger.connect(rights.database_url)
-    tables = "buckets, carts, cart_items, price_history, dead_letter, products, stock"
+    tables = "buckets, carts, cart_items, price_history, dead_letter, products, stock, audit"
     await ledger.pool.execute(f"TRUNCATE {tables} CASCADE")
     yield ledger
     await ledger.close()
@@ -172,15 +183,70 @@ def told(rights: Rights) -> Callable[..., Awaitable[str]]:
 
 @pytest.mark.usefixtures("unrefused")
 async def test_the_service(http: httpx.AsyncClient, shop: Shop, ledger: Ledger) -> None:
-    world = World(shop, ledger)
     for route, caller in ALLOWED:
-        await world.anew()
-        request = ask_for_own(world, route, caller)
-        if route.operation.changes:
-            request["headers"].append(("Idempotency-Key", "once"))
-        for _ in range(2):
-            answer = await http.request(**request)
-            assert answer.status_code == route.operation.status, (route.name, answer.text)
+        if route.contract.name != OPERATORS:
+            await granted_twice(http, World(shop, ledger), route, caller)
+
+
+async def granted_twice(
+    http: httpx.AsyncClient, world: World, route: Route, caller: Caller
+) -> None:
+    await world.anew()
+    request = ask_for_own(world, route, caller)
+    if route.operation.changes:
+        request["headers"].append(("Idempotency-Key", "once"))
+    for _ in range(2):
+        answer = await http.request(**request)
+        assert answer.status_code == route.operation.status, (route.name, answer.text)
+
+
+@pytest.mark.usefixtures("unrefused")
+async def test_the_service_with_its_operators(
+    rights: Rights, settings: Settings, shop: Shop, ledger: Ledger
+) -> None:
+    url, database_url = rights.redis_of("cartsvc_admin"), rights.database_of("cartsvc_admin")
+    own = replace(settings, redis_url=url, database_url=database_url, flush_interval_s=0.02)
+    async with serving(own) as http:
+        for route, caller in ALLOWED:
+            await granted_twice(http, World(shop, ledger), route, caller)
+        # What an audit has to mend, of all kinds that there are in Redis.
+        await shop.redis.hincrby(shop.bucket.stock, LAMP, -1)
+        await shop.redis.delete(shop.bucket.holders, shop.bucket.carts)
+        headers = dict(bearer(token_of("backoffice", "service")))
+        answer = await http.post("/admin/verify", json={"repair": True}, headers=headers)
+        assert answer.status_code == 200
+        assert answer.json()["mended"]
+
+
+async def test_a_service_without_the_rights_says_so(
+    http: httpx.AsyncClient,
+    shop: Shop,
+    ledger: Ledger,
+    rights: Rights,
+    settings: Settings,
+) -> None:
+    """By PostgreSQL, which has no row of it; and, where that takes the row, by Redis."""
+    world = World(shop, ledger)
+    await world.anew()
+    before = await world.state()
+    database_url = rights.database_of("cartsvc_admin")
+    async with serving(replace(settings, database_url=database_url)) as half:
+        for client in (http, half):
+            for route, caller in ALLOWED:
+                if route.name in ("admin PUT /admin/stock", "admin PUT /admin/price"):
+                    answer = await client.request(**ask_for_own(world, route, caller))
+                    assert (answer.status_code, answer.json()) == (503, LACKS), route.name
+    assert await world.state() == before
+    outcomes = await ledger.pool.fetch("SELECT outcome FROM audit")
+    assert [row["outcome"].partition("(")[0] for row in outcomes] == ["refused: NoRight"] * 2
+    await shop.redis.acl_log_reset()
+
+
+LACKS = {
+    "success": False,
+    "message": "This process may not do that; its log says which right it lacks",
+    "error": {"code": "not_permitted"},
+}
 
 
 @pytest.mark.usefixtures("unrefused")
@@ -317,6 +383,31 @@ async def test_the_worker(
     assert await asyncio.to_thread(embedded.stop, process) == 0
 
 
+@pytest.mark.usefixtures("unrefused")
+async def test_an_operators_day(
+    open_shop: Shop, ledger: Ledger, told: Callable[..., Awaitable[str]]
+) -> None:
+    shop = open_shop
+    shop.clock.ms = wall_ms()
+    held = await shop.sell("tee", stock=5, stock_policy="hold", variants=[("s", None)])
+    await shop.record(ledger, held)
+    for owner in (ANN, BOB.owner):
+        await shop.add_lines(LineRequest("tee", 2), owner=owner)
+    assert "1 free, 4 held" in await told("stock", "watch", "tee")
+    assert await told("stock", "watch", "--off", "tee") == "nothing is watched\n"
+    await told("sale", "pause", "--reason", "stocktaking")
+    assert "stocktaking" in await told("sale", "state")
+    await told("sale", "resume")
+    assert "29.99 -> 24.99" in await told("price", "set", "tee/s", "24.99")
+    assert "2 x" in await told("carts", "show", "256")
+    assert "0 units" in await told("carts", "release", "256")
+    # One whose hold has run out is shown without what it held.
+    shop.clock.ms -= 3_600_000
+    late = await shop.add_lines(LineRequest("tee", 2), owner=Owner("session", "late"))
+    assert "0 units" in await told("carts", "show", str(late.id))
+    assert len((await told("audit")).splitlines()) == 9
+
+
 @pytest.mark.usefixtures("unrefused", "ledger")
 async def test_an_operator(shop: Shop, told: Callable[..., Awaitable[str]]) -> None:
     await shop.redis.flushall()
@@ -433,25 +524,33 @@ def test_the_keys_are_those_that_there_are() -> None:
     families = set(patterns(Bucket("default")))
     # What is an operator's business, and what is not.
     own, others = ("received", "warming"), ("idem", "idem_count", "guests", "flush")
+    assert given("cartsvc_admin", "~") == {one for one in families if not one.startswith("warming")}
     assert given("cartsvc", "~") == {one for one in families if not one.startswith(own)}
     assert given("cartsvc_operator", "~") == {one for one in families if not one.startswith(others)}
 
 
 CATALOGUE = {"bucket_open", "product_put", "stock_add", "stock_get", "stock_set"}
-ACTS = {"cart_release", "sale_pause", "sale_resume"}
+ACTS = {"cart_release", "sale_pause", "sale_resume", "stock_watch"}
 AUDIT = {"cart_forget", "cart_mark", "cart_mend", "counter_look", "counter_mend"}
+SHARED = {"cart_find", "cart_flushed", "cart_restore", "cart_unmark", "hold_release"}
+EVERY = {file.stem for file in scripts.FOLDER.glob("*.lua")}
 SCRIPTS_OF = {
-    "cartsvc": {file.stem for file in scripts.FOLDER.glob("*.lua")} - CATALOGUE - AUDIT,
-    # With those that they share, of carts that come back and carts that were written.
-    "cartsvc_operator": CATALOGUE | AUDIT | {"cart_restore", "cart_flushed", "cart_unmark"} | ACTS,
+    "cartsvc": EVERY - CATALOGUE - AUDIT - ACTS,
+    # With those that they share: of carts that are found, come back, or were written.
+    "cartsvc_operator": CATALOGUE | AUDIT | ACTS | SHARED,
+    "cartsvc_admin": EVERY - {"bucket_open"},
 }
 ALWAYS = {
     *("ping", "select", "client|setinfo", "script|load", "eval", "evalsha"),
     *("time", "waitaof", "set"),
 }
+SERVING = {"hlen", "info", "hscan", "smembers", "xlen", "xrange", "xtrim", "zcard", "zrange"}
 BY_CLIENT = {
-    "cartsvc": {"hlen", "info", "hscan", "xlen", "xrange", "xtrim", "zcard", "zrange"},
-    "cartsvc_operator": {"del", "exec", "hscan", "multi", "xdel", "xrange", "zrange", "zscan"},
+    "cartsvc": SERVING,
+    "cartsvc_operator": {
+        *("del", "exec", "hscan", "multi", "smembers", "xdel", "xrange", "zrange", "zscan"),
+    },
+    "cartsvc_admin": SERVING | {"exec", "multi", "zscan"},
 }
 """Commands that no script has."""
 
@@ -500,7 +599,13 @@ MAY_NOT = {
         "UPDATE stock SET received = 1",
         "DELETE FROM buckets",
     ],
-    "cartsvc_operator": ["TRUNCATE products", "DELETE FROM products", "DELETE FROM buckets"],
+    "cartsvc_operator": [
+        "TRUNCATE products",
+        "DELETE FROM products",
+        "DELETE FROM buckets",
+        *(erasing := ["DELETE FROM audit", "UPDATE audit SET actor = 'nobody'"]),
+    ],
+    "cartsvc_admin": ["DELETE FROM products", "INSERT INTO stock VALUES ('a', 'b', 1)", *erasing],
 }
 NOBODY_MAY = [
     "CREATE TABLE public.more (id integer)",

@@ -59,6 +59,7 @@ CALLERS = (
     SHOPPER,
     {"x-tenant-id": "default", "x-session-id": SESSION},
     {"DeviceID": DEVICE, **bearer("1", "user")},
+    {"x-tenant-id": "default", **bearer("backoffice", "service")},
 )
 
 CART, DEVICES_CART = 256, 768
@@ -70,6 +71,7 @@ HERE = {
     "productVariantId": None,
     "sessionId": None,
     "session_id": SESSION,
+    "sku": LAMP,
     "status": "ABANDONED",
     "userId": "102",
     "user_id": CUSTOMER,
@@ -80,7 +82,7 @@ HERE = {
 @pytest.fixture
 async def stocked(shop: Shop, api_ledger: Ledger) -> None:
     """The products of the document's examples, and a cart for everybody."""
-    await shop.sell(LAMP)
+    await shop.record(api_ledger, await shop.sell(LAMP))
     await shop.sell("201")
     await shop.sell("123", variants=[("variation_id_1", None), ("variation_id_2", None)])
     await shop.sell("clz1234567890abcdef", variants=[("clz0987654321fedcba", None)])
@@ -96,7 +98,7 @@ def answered() -> Iterator[set[int]]:
     statuses: set[int] = set()
     yield statuses
     assert statuses & {200, 201, 204}
-    assert statuses & {400, 401, 404, 422}
+    assert statuses & {400, 401, 403, 404, 422}
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def confined_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str
     """A service whose Redis user may use the default tenant's keys only."""
     password = "confined"
     commands = ["-@all", "+@read", "+@write", "+@scripting", "+@connection", "-@dangerous"]
-    commands.append("+time")
+    commands += ["+time", "+@transaction"]
     allowed = [f"~{pattern}" for pattern in patterns(DEFAULT)]
     settings = Settings(
         port=free_port(),
@@ -417,8 +417,9 @@ async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
     count = 0
     for route in ROUTES[NASTY.index(value) % SHARE :: SHARE]:
         for caller, whose in callers_for(route):
-            # Idempotency keys are the caller's, who may be an admin.
-            own = {whose.owner, Owner("user", caller.owner.id), *named}
+            # Idempotency keys are the caller's, who may be an admin or a service.
+            callers = {Owner(kind, caller.owner.id) for kind in ("user", "service")}
+            own = {whose.owner, *callers, *named}
             # Or a list would write what others have changed.
             await flush.carts(Backlog(world.shop.runner), world.ledger, DEFAULT, 100)
             before = await stored(world)

@@ -1,4 +1,5 @@
-"""HTTP contracts, one module each: `contract(core)` gives its operations and its words for errors.
+"""HTTP contracts, one module each: `contract(core)` gives its operations and its words for errors;
+None, if what it needs is not in the core.
 
 A module here is found by being here. Beside it, `<name>.json` has the contract's own examples.
 """
@@ -11,9 +12,10 @@ from cartsvc.core import Core
 
 
 def all_of(core: Core) -> list[Contract]:
-    """Every contract there is, in the order of their titles, which begin with a number."""
+    """Every contract there is, in the order of their titles; those of shops begin with a number."""
     modules = [
         importlib.import_module(f"{__name__}.{found.name}")
         for found in pkgutil.iter_modules(__path__)
     ]
-    return sorted((module.contract(core) for module in modules), key=lambda one: one.title)
+    spoken = [found for module in modules if (found := module.contract(core)) is not None]
+    return sorted(spoken, key=lambda one: one.title)

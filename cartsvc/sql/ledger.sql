@@ -510,3 +510,27 @@ SELECT body FROM dead_letter WHERE tenant = $1 AND kind = 'price';
 -- How many rows are set aside.
 -- $1 tenant
 SELECT count(*) FROM dead_letter WHERE tenant = $1;
+
+-- name: begin_act
+-- Note that an operator begins an act; returns the row's number.
+-- $1 tenant, $2 actor, $3 via, $4 action, $5 subject, $6 request_id or NULL
+INSERT INTO audit (tenant, actor, via, action, subject, request_id)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING number;
+
+-- name: note_before
+-- Note how an act found what it is about.
+-- $1 number, $2 before as JSON
+UPDATE audit SET before = $2::jsonb WHERE number = $1;
+
+-- name: finish_act
+-- Note what came of an act.
+-- $1 number, $2 after as JSON or NULL, $3 outcome
+UPDATE audit SET after = $2::jsonb, outcome = $3 WHERE number = $1;
+
+-- name: acts
+-- What was done, the newest first, of all tenants or one.
+-- $1 tenant or NULL, $2 how many
+SELECT number, extract(epoch FROM at) * 1000 AS at_ms, tenant, actor, via, action, subject,
+       before::text AS before, after::text AS after, outcome, request_id
+FROM audit WHERE $1::text IS NULL OR tenant = $1
+ORDER BY number DESC LIMIT $2;
