@@ -43,6 +43,10 @@ def test_version_and_help() -> None:
         "keys",
         "warm",
         "verify",
+        "price",
+        "sale",
+        "carts",
+        "audit",
     ):
         assert command in commands
     assert "dead-letter" in commands

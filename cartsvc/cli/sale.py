@@ -10,7 +10,7 @@ from cartsvc.cli.place import TenantOption, act
 from cartsvc.cli.terminal import out, plain
 from cartsvc.sale import Paused
 
-app = typer.Typer(help="The sale, for as long as somebody has to look.", no_args_is_help=True)
+app = typer.Typer(help="The sale of a tenant.", no_args_is_help=True)
 
 
 @app.command()
