@@ -245,6 +245,8 @@ class TestTrail:
         newest, oldest = (await got(http, "GET", "/audit"))["rows"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", oldest.pop("at"))
         assert newest["number"] == oldest.pop("number") + 1
+        ids = [newest["request_id"], oldest.pop("request_id")]
+        assert len({*ids, None}) == 3
         assert newest["outcome"] == "refused: UnknownSku(sku='none')"
         assert oldest == {
             "tenant": "default",
@@ -255,7 +257,6 @@ class TestTrail:
             "before": {"price": "12.50"},
             "after": {"price": "9.99"},
             "outcome": "done",
-            "request_id": None,
         }
         assert len((await got(http, "GET", "/audit?limit=1"))["rows"]) == 1
         assert len(await rows(api_ledger)) == 2

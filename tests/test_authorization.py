@@ -339,11 +339,11 @@ def told(answer: httpx.Response) -> tuple[int, Any]:
 
 
 def words(answer: httpx.Response) -> dict[str, str]:
-    """The headers, without those that differ by the time or the length of an id."""
+    """The headers, without those that differ by the time, the request or the length of an id."""
     return {
         name: value
         for name, value in answer.headers.items()
-        if name not in ("date", "content-length")
+        if name not in ("date", "content-length", "x-request-id")
     }
 
 
