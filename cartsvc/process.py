@@ -170,11 +170,16 @@ def serve(settings: Settings, workers: int = 1) -> None:
 @contextlib.contextmanager
 def _board(workers: int) -> Iterator[Board]:
     """Where the processes see each other's numbers, if there is more than one."""
-    if workers == 1:
-        yield ALONE
-    else:
-        with TemporaryDirectory(prefix="cartsvc-") as folder:
-            yield Board(Path(folder))
+    with contextlib.ExitStack() as stack:
+        board = ALONE
+        if workers > 1:
+            try:
+                folder = stack.enter_context(TemporaryDirectory(prefix="cartsvc-"))
+                board = Board(Path(folder))
+            except OSError as error:
+                # No reason not to serve.
+                log.warning("/metrics has only what the process that is asked counted: %s", error)
+        yield board
 
 
 def _config(settings: Settings, workers: int, board: Board) -> uvicorn.Config:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -112,6 +113,19 @@ async def test_a_process_that_dies_is_started_anew(shop: Shop, valkey: embedded.
         os.kill(killed, signal.SIGKILL)
         await wait_until(lambda: left in servers(parent) and killed not in servers(parent))
         await wait_until(lambda: len(servers(parent)), 2)
+        answers = await rush(address, "/api/cart", adds(20))
+        assert {answer.status for answer in answers} == {200}
+
+
+async def test_processes_that_find_no_folder_to_share_serve_all_the_same(
+    shop: Shop, valkey: embedded.Valkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await shop.sell(stock=900)
+    # Not the parent's `tempfile`, but the folders that a process looks into.
+    nowhere = "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/nowhere']"
+    (tmp_path / "sitecustomize.py").write_text(nowhere)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with serving(valkey.url, 2) as (_, address):
         answers = await rush(address, "/api/cart", adds(20))
         assert {answer.status for answer in answers} == {200}
 
