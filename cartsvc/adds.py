@@ -76,6 +76,8 @@ class Adds:
         arguments = [argument for add in adds for argument in add.arguments]
         try:
             replies = await self.run(_SCRIPT, bucket, keys, arguments)
+            if len(replies) != len(adds):
+                raise OutcomeUnknown(f"{len(replies)} replies to {len(adds)} adds")
         except Exception as error:
             for add in adds:
                 if not add.future.done():

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -44,17 +44,16 @@ class Service(Starlette):
     def __init__(self, *, routes: Sequence[Route], **more: Any) -> None:
         super().__init__(routes=routes, **more)
         self._endpoints = {
-            route.path: route.app
+            route.path: route.endpoint
             for route in routes
             if isinstance(route.endpoint, Endpoint | ByHeader) and not route.param_convertors
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
         if endpoint is None:
-            await super().__call__(scope, receive, _identified(scope, send))
-        else:
-            await endpoint(scope, receive, send)
+            return super().__call__(scope, receive, _identified(scope, send))
+        return endpoint(scope, receive, send)
 
 
 def _identified(scope: Scope, send: Send) -> Send:
@@ -62,7 +61,7 @@ def _identified(scope: Scope, send: Send) -> Send:
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start" and "request_id" not in scope:
-            http.identified(scope)
+            http.identify(scope)
             message["headers"].append((http.REQUEST_ID, scope["request_id"].encode()))
         await send(message)
 

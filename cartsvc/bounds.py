@@ -5,7 +5,7 @@ end, or requests faster than they are answered, would take all memory of a proce
 """
 
 import asyncio
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from http import HTTPStatus
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -56,8 +56,9 @@ class Bounded(HttpToolsProtocol):
         self._handled: RequestResponseCycle | None = None
         self._is_refused = False
         self._is_arriving = False
-        self._arriving_since: float | None = None
         self._bare_bytes = 0
+        self._deadline: float | None = None
+        self._late: Callable[[], None]
         self._watch: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -66,10 +67,7 @@ class Bounded(HttpToolsProtocol):
         # Told of every byte that the client does not take.
         transport.set_write_buffer_limits(0)
         self.flow = _Flow(transport, self.pipeline)
-        # uvicorn does this only behind a response.
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._keep_for_a_while()
         if len(self.connections) > self.bounds.connections:
             self._make_room()
 
@@ -77,12 +75,11 @@ class Bounded(HttpToolsProtocol):
         for timer in (self._watch, self._stalled):
             if timer is not None:
                 timer.cancel()
-        # uvicorn leaves it when the connection was reset.
-        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        if not self._is_arriving:
+            self._deadline = None
         step = self.bounds.head_bytes
         try:
             if len(data) <= step:
@@ -153,13 +150,20 @@ class Bounded(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._is_arriving = False
-        self._arriving_since = None
+        self._deadline = None
         self._bare_bytes = 0
 
     def on_response_complete(self) -> None:
+        """As uvicorn's, which makes and cancels a timer for every request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
         if self.pipeline:
-            self._handled, _ = self.pipeline[-1]
-        super().on_response_complete()
+            self._handled, app = self.pipeline.pop()
+            self._start_asgi_task(self._handled, app)
+        elif not self._is_arriving:
+            self._keep_for_a_while()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -178,24 +182,39 @@ class Bounded(HttpToolsProtocol):
         if is_long or len(self.headers) > _MAX_HEADERS:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
-        if self._arriving_since is None:
-            self._arriving_since = self.loop.time()
+        if self._deadline is None:
+            self._wait(self.bounds.request_s, self._too_late)
+
+    def _too_late(self) -> None:
+        if self.flow.read_paused:
+            # The client is not late: nothing is read before others of its requests are answered.
+            self._wait(self.bounds.request_s, self._too_late)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+
+    def _keep_for_a_while(self) -> None:
+        self._wait(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _wait(self, seconds: float, late: Callable[[], None]) -> None:
+        """Let something come within that time, or `late` is called; it has come when there is no
+        `_deadline` any more."""
+        self._deadline = self.loop.time() + seconds
+        self._late = late
         # One timer for however many requests: it is not stopped, but set again when it was early.
-        if self._watch is None:
-            self._watch = self.loop.call_later(self.bounds.request_s, self._look)
+        if self._watch is None or self._watch.when() > self._deadline:
+            if self._watch is not None:
+                self._watch.cancel()
+            self._watch = self.loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._watch = None
-        if self._arriving_since is None:
+        if self._deadline is None:
             return
-        left = self._arriving_since + self.bounds.request_s - self.loop.time()
-        if self.flow.read_paused:
-            # The client is not late: nothing is read before others of its requests are answered.
-            left = self.bounds.request_s
+        left = self._deadline - self.loop.time()
         if left > 0:
             self._watch = self.loop.call_later(left, self._look)
         else:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+            self._late()
 
     @property
     def is_waited_for(self) -> bool:

@@ -24,7 +24,7 @@ class _AtAddition(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
 _number = attrgetter("number")
 
 _SAVED = ord("s")
-_QUANTITIES = b"qs"
+_QUANTITIES = (b"q:", b"s:")
 
 _at_addition = msgspec.json.Decoder(list[_AtAddition]).decode
 
@@ -68,7 +68,7 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
 
 def _lines(fields: dict[bytes, bytes]) -> list[Line]:
     is_sold = fields.get(b"status") == b"CONVERTED"
-    names = [name for name in fields if name[1:2] == b":" and name[0] in _QUANTITIES]
+    names = [name for name in fields if name[:2] in _QUANTITIES]
     of_skus = [_of_sku(name[1:]) for name in names]
     # Decoded in one call: a cart of fifty is read as often as its shopper looks at it.
     added = _at_addition(b"[%b]" % b",".join([fields[facts] for _, _, facts, _, _ in of_skus]))

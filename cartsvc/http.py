@@ -35,6 +35,10 @@ NOTICE = b"x-cart-notice"
 REQUEST_ID = b"x-request-id"
 """The header with a request's id: the client's or its proxy's, else one of ours. Logs have it."""
 
+EXCHANGE = "cartsvc.exchange"
+"""Where a request's scope has the `wire.Exchange` that it came by; a server that is not ours has
+none."""
+
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -77,11 +81,14 @@ class Reply(NamedTuple):
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def send(self, send: Send, request_id: str) -> None:
-        headers = [(REQUEST_ID, request_id.encode()), *self.headers]
+    async def send(self, scope: Scope, send: Send) -> None:
+        headers = [(REQUEST_ID, scope["request_id"].encode()), *self.headers]
         if self.status != NO_CONTENT:
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", b"%d" % len(self.body)))
+        if EXCHANGE in scope:
+            await scope[EXCHANGE].respond(self.status, headers, self.body)
+            return
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
@@ -151,12 +158,18 @@ class Endpoint:
         # There before the first one, which would be no increase otherwise.
         metrics.REFUSALS[contract, INTERNAL_ERROR] += 0
         self._quiet_until = 0.0
+        self._is_told = log.isEnabledFor(logging.DEBUG)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handle = self.methods.get(scope["method"], self._no_method)
         begun = perf_counter()
+        identify(scope)
         try:
-            body = await _body(receive, identified(scope), self.max_body_bytes)
+            body = scope[EXCHANGE].body() if EXCHANGE in scope else None
+            if body is None:
+                body = await _body(scope, receive, self.max_body_bytes)
+            elif len(body) > self.max_body_bytes:
+                raise BodyTooLarge(self.max_body_bytes)
             begun = perf_counter()
             answer = await handle(scope, body)
         except Disconnected:
@@ -166,15 +179,15 @@ class Endpoint:
         if "once" in scope and scope["once"].is_replay:
             answer = answer._replace(headers=(*answer.headers, REPLAY))
             metrics.REPLAYS[self.contract,] += 1
-        await answer.send(send, scope["request_id"])
+        await answer.send(scope, send)
         self._observe(scope["method"], answer.status, perf_counter() - begun)
 
     async def turn_away(self, error: CartError, scope: Scope, send: Send) -> None:
         """Refuse a request that is no operation's."""
         begun = perf_counter()
-        identified(scope)
+        identify(scope)
         answer = self._refusal(error, scope)
-        await answer.send(send, scope["request_id"])
+        await answer.send(scope, send)
         self._observe(scope["method"], answer.status, perf_counter() - begun)
 
     def _refusal(self, error: Exception, scope: Scope) -> Reply:
@@ -192,7 +205,7 @@ class Endpoint:
             took = metrics.REQUESTS[self.contract, known, self.path, str(status)]
             self._took[method, status] = took
         took.observe(seconds)
-        if log.isEnabledFor(logging.DEBUG):
+        if self._is_told:
             log.debug("%s %s %d %.1f ms", method, self.path, status, seconds * 1000)
 
     async def _no_method(self, _: Scope, __: bytes) -> NoReturn:
@@ -223,23 +236,19 @@ def _spelled(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def identified(scope: Scope) -> int:
-    """Give a request its id; returns how many bytes its body is said to have."""
-    length, request_id = 0, ""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            length = max(length, int(value))
-        elif name == REQUEST_ID and _REQUEST_ID.fullmatch(value):
-            request_id = value.decode()
-    scope["request_id"] = request_id or logs.new_request_id()
-    logs.REQUEST_ID.set(scope["request_id"])
-    return length
+def identify(scope: Scope) -> None:
+    """Give a request its id, and its headers by their names: of one sent twice, the last."""
+    named = scope["named"] = dict(scope["headers"])
+    given = named.get(REQUEST_ID, b"")
+    is_id = _REQUEST_ID.fullmatch(given)
+    request_id = scope["request_id"] = given.decode() if is_id else logs.new_request_id()
+    logs.REQUEST_ID.set(request_id)
 
 
-async def _body(receive: Receive, length: int, limit: int) -> bytes:
-    if length > limit:
+async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    if int(scope["named"].get(b"content-length", 0)) > limit:
         raise BodyTooLarge(limit)
-    chunks = []
+    chunks: list[bytes] = []
     size = 0
     while True:
         message = await receive()
@@ -249,9 +258,9 @@ async def _body(receive: Receive, length: int, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(limit)
-        chunks.append(chunk)
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return b"".join((*chunks, chunk)) if chunks else chunk
+        chunks.append(chunk)
 
 
 def header(scope: Scope, name: str) -> str | None:
@@ -260,13 +269,13 @@ def header(scope: Scope, name: str) -> str | None:
     Raises:
         Invalid: it is there more than once, with different values.
     """
-    wanted, found = _raw(name), None
-    for key, value in scope["headers"]:
-        if key == wanted:
-            if found not in (None, value):
-                raise Invalid(name, "header must be sent once")
-            found = value
-    return None if found is None else found.decode("latin-1")
+    wanted, headers = _raw(name), scope["headers"]
+    found: bytes | None = scope["named"].get(wanted)
+    if found is None:
+        return None
+    if any(key == wanted and value != found for key, value in headers):
+        raise Invalid(name, "header must be sent once")
+    return found.decode("latin-1")
 
 
 @functools.cache

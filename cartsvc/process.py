@@ -192,6 +192,7 @@ def _config(settings: Settings, workers: int, board: Board) -> uvicorn.Config:
         partial(_application, settings, board),
         factory=True,
         workers=workers,
+        interface="asgi3",
         loop="uvloop",
         http=cast(type[asyncio.Protocol], partial(Protocol, bounds=bounds)),
         ws="none",

@@ -79,7 +79,7 @@ ALLOWED = {
     "starlette": {"app", "http", "contract", "core", "contracts", "docs", "probes", "process"},
     "prometheus_client": {"scrape", "readings"},
     "pythonjsonlogger": {"logs"},
-    "uvicorn": {"process", "bounds"},
+    "uvicorn": {"process", "bounds", "wire"},
     "redis": {"link", "scripts", "worker", "cli"},
     "asyncpg": {"ledger"},
     "jwt": {"identity"},

@@ -2,186 +2,40 @@
 
 import asyncio
 import contextlib
-import json
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from cartsvc import bounds as bounds_module
-from cartsvc.bounds import Bounds
 from tests import wait
+from tests.connections import HEAD_BYTES, KEEP_ALIVE_S, REQUEST_S, Answer, Place
 from tests.mutants import mutant, turns_red
 from tests.wait import wait_until
 
 GET = b"GET /a HTTP/1.1\r\n\r\n"
 POST = b"POST /b HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody"
 CHUNKED = b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-HEAD_BYTES, REQUEST_S, KEEP_ALIVE_S = 1_000, 10, 5
-
-Answer = tuple[int, bytes]
-"""Status and body."""
 
 A, B = (200, b"/a"), (200, b"/b")
 
 
-class Clock:
-    """An event loop whose timers go off when a test lets time pass."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        self._timers: list[asyncio.TimerHandle] = []
-
-    def time(self) -> float:
-        return self._now
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        loop = asyncio.get_running_loop()
-        timer = asyncio.TimerHandle(self._now + delay, callback, (), loop)
-        self._timers.append(timer)
-        return timer
-
-    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(coroutine)
-
-    def run(self, seconds: float) -> None:
-        end = self._now + seconds
-        while due := [one for one in self._timers if one.when() <= end]:
-            first = min(due, key=asyncio.TimerHandle.when)
-            self._timers.remove(first)
-            self._now = first.when()
-            if not first.cancelled():
-                first._run()
-        self._now = end
-
-    def waiting(self) -> int:
-        """Timers that are to go off yet."""
-        return sum(not one.cancelled() for one in self._timers)
-
-
-class Wire(asyncio.Transport):
-    """A connection whose client does what a test says; `taken` bytes of what it sent were read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.protocol: Any = None
-        self.arrived = b""
-        self.taken = 0
-        self.is_open = True
-        self.is_aborted = False
-        self._is_read = True
-        self._unread: deque[bytes] = deque()
-
-    async def send(self, data: bytes, step: int = 256_000) -> "Wire":
-        """Send in pieces of so many bytes, as far as they are read, a turn of the loop each."""
-        self._unread.extend(data[start : start + step] for start in range(0, len(data), step))
-        while self._unread and self._is_read and self.is_open:
-            piece = self._unread.popleft()
-            self.taken += len(piece)
-            self.protocol.data_received(piece)
-            await asyncio.sleep(0)
-        return self
-
-    def write(self, data: Any) -> None:
-        assert self.is_open
-        self.arrived += data
-
-    def close(self, error: Exception | None = None) -> None:
-        if self.is_open:
-            self.is_open = False
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, error)
-
-    def abort(self) -> None:
-        self.is_aborted = True
-        self.close()
-
-    def is_closing(self) -> bool:
-        return not self.is_open
-
-    def pause_reading(self) -> None:
-        self._is_read = False
-
-    def resume_reading(self) -> None:
-        self._is_read = True
-        self._reading = asyncio.get_running_loop().create_task(self.send(b""))
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert (high, low) == (0, None)
-
-    def get_extra_info(self, _: str, default: Any = None) -> Any:
-        return default
-
-    def answers(self) -> list[Answer]:
-        return [(int(head.split()[1]), body) for head, body in self._answers()]
-
-    def _answers(self) -> Iterator[tuple[bytes, bytes]]:
-        rest = self.arrived
-        while rest:
-            head, _, rest = rest.partition(b"\r\n\r\n")
-            size = int(head.partition(b"content-length: ")[2].split()[0])
-            yield head, rest[:size]
-            rest = rest[size:]
-
-    async def answered(self, *expected: Answer) -> None:
-        """These answers come, and leave the connection open."""
-        await wait_until(self.answers, [*expected])
-        assert self.is_open
-
-    async def closed(self, *before: Answer) -> None:
-        """The connection is closed behind these answers."""
-        await wait_until(lambda: self.is_open, False)
-        assert self.answers() == [*before]
-
-    async def refused(self, status: int, *before: Answer) -> None:
-        """The connection is closed behind these answers and one that says why."""
-        await wait_until(lambda: self.is_open, False)
-        *others, (found, body) = self.answers()
-        assert (others, found) == ([*before], status)
-        assert json.loads(body).keys() == {"success", "message", "error"}
-        *_, (head, _) = self._answers()
-        assert b"\r\ncontent-type: application/json\r\n" in head
-        assert b"\r\nconnection: close" in head
-
-
-class Place:
-    """A process that serves: its connections, and what it was asked.
-
-    It answers with the path that was asked for: `/a` once `may_answer` is set, and all without
+class Echo(Place):
+    """It answers with the path that was asked for: `/a` once `may_answer` is set, and all without
     their bodies if it `is_hasty`. `left` clients left before their requests were there.
     """
 
     def __init__(self, module: ModuleType, connections: int) -> None:
+        super().__init__(module.Bounded, self._answer, connections)
         self.asked: list[tuple[str, str, bytes]] = []
         self.headers: list[list[tuple[bytes, bytes]]] = []
         self.left = 0
         self.is_hasty = False
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self.clock = Clock()
-        self.state = ServerState()
-        config = uvicorn.Config(
-            self._answer,
-            interface="asgi3",
-            log_config=None,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            ws="none",
-        )
-        config.load()
-        bounds = Bounds(HEAD_BYTES, REQUEST_S, connections)
-        self._protocol = partial(module.Bounded, config, self.state, {}, self.clock, bounds=bounds)
-
-    def connect(self) -> Wire:
-        wire = Wire()
-        wire.protocol = self._protocol()
-        wire.protocol.connection_made(wire)
-        return wire
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
@@ -206,17 +60,13 @@ class Place:
 @contextlib.asynccontextmanager
 async def serving(
     module: ModuleType = bounds_module, connections: int = 100
-) -> AsyncIterator[Place]:
-    place = Place(module, connections)
+) -> AsyncIterator[Echo]:
+    place = Echo(module, connections)
     try:
         yield place
     finally:
         place.may_answer.set()
-        for one in place.state.connections:
-            one.transport.abort()
-        await wait_until(lambda: (len(place.state.connections), len(place.state.tasks)), (0, 0))
-    # A connection that is gone leaves nothing behind.
-    assert place.clock.waiting() == 0
+        await place.close()
 
 
 # Heads.
@@ -374,6 +224,22 @@ async def own_time(module: ModuleType) -> None:
             await wire.answered(*[A] * count)
 
 
+async def test_so_has_one_that_begins_before_an_answer() -> None:
+    await begun_before_an_answer(bounds_module)
+
+
+async def begun_before_an_answer(module: ModuleType) -> None:
+    async with serving(module) as place:
+        place.may_answer.clear()
+        wire = await place.connect().send(GET + GET[:5])
+        place.may_answer.set()
+        await wire.answered(A)
+        place.clock.run(REQUEST_S - 1)
+        await wire.answered(A)
+        place.clock.run(1)
+        await wire.refused(408, A)
+
+
 async def test_a_body_that_comes_behind_its_answer_has_to_come_in_time() -> None:
     await late_behind_the_answer(bounds_module)
 
@@ -416,6 +282,23 @@ async def idle(module: ModuleType, sent: bytes, answers: list[Answer]) -> None:
         await wire.answered(*answers)
         place.clock.run(1 if not sent else KEEP_ALIVE_S)
         await wire.closed(*answers)
+
+
+async def test_so_it_is_behind_a_slow_request() -> None:
+    await idle_behind_a_slow_one(bounds_module)
+
+
+async def idle_behind_a_slow_one(module: ModuleType) -> None:
+    async with serving(module) as place:
+        wire = place.connect()
+        for part in (GET[:5], GET[5:]):
+            place.clock.run(KEEP_ALIVE_S - 2)
+            await wire.send(part)
+        await wire.answered(A)
+        place.clock.run(KEEP_ALIVE_S - 1)
+        await wire.answered(A)
+        place.clock.run(1)
+        await wire.closed(A)
 
 
 async def test_an_answer_has_to_be_read_in_time() -> None:
@@ -665,16 +548,23 @@ GUARDS: list[tuple[str, str, Callable[[ModuleType], Awaitable[None]]]] = [
     ),
     ("self.headers = _DROPPED", "pass", trailers),
     (
-        "        if self._arriving_since is None:\n            self._arriving",
-        "        if True:\n            self._arriving",
+        "        if self._deadline is None:\n            self._wait(",
+        "        if True:\n            self._wait(",
         partial(late, part=PARTS[0]),
     ),
     ("self._is_arriving = True\n        try:", "try:", partial(late, part=b"\r\n")),
-    ("self._arriving_since = None\n        self._bare", "self._bare", own_time),
+    ("self._deadline = None\n        self._bare", "self._bare", own_time),
+    (
+        "if not self._is_arriving:\n            self._deadline",
+        "if False:\n            self._deadline",
+        partial(late, part=PARTS[0]),
+    ),
+    ("elif not self._is_arriving:", "else:", begun_before_an_answer),
+    ("self._watch.when() > self._deadline", "False", idle_behind_a_slow_one),
     ("not one.more_body or not one.response_started", "True", late_behind_the_answer),
     (
-        "self.timeout_keep_alive, self.timeout_keep_alive_handler",
-        "9e9, print",
+        "self._wait(self.timeout_keep_alive, self.timeout_keep_alive_handler)",
+        "pass",
         partial(idle, sent=b"", answers=[]),
     ),
     ("self.loop.call_later(self.bounds.request_s, self.transport.abort)", "None", unread),
@@ -683,7 +573,11 @@ GUARDS: list[tuple[str, str, Callable[[ModuleType], Awaitable[None]]]] = [
     ("if not self._waiting:", "if True:", flow),
     ("if self.flow.read_paused:", "if False:", paused),
     ("one.keep_alive = False\n            return", "pass", partial(behind, wrong=b"what\r\n\r\n")),
-    ("self._handled, _ = self.pipeline[-1]", "pass", behind_two),
+    (
+        "self._handled, app = self.pipeline.pop()\n            self._start_asgi_task(self._handled",
+        "one, app = self.pipeline.pop()\n            self._start_asgi_task(one",
+        behind_two,
+    ),
     ("self._read(self._head_without_upgrade() + data[end:])", "pass", partial(upgrades, step=60)),
     ('if self.parser.get_method() == b"CONNECT":', "if False:", tunnels),
     ("if len(self.connections) > self.bounds.connections:", "if False:", full),
@@ -692,7 +586,6 @@ GUARDS: list[tuple[str, str, Callable[[ModuleType], Awaitable[None]]]] = [
     ("elif idle.flow.write_paused:", "elif True:", gives_way),
     ("elif idle.flow.write_paused:", "elif False:", does_not_read),
     ("timer.cancel()", "pass", partial(heads, step=7)),
-    ("self._unset_keepalive_if_required()\n        super", "super", reset),
 ]
 
 
