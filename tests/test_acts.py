@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from asyncpg import InsufficientPrivilegeError
 
+from cartsvc import act_row
 from cartsvc.acts import Acts, Desk
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
@@ -17,6 +19,7 @@ from cartsvc.errors import (
     KeyReused,
     LedgerAway,
     NoCart,
+    NoRight,
     NotRecorded,
     OutcomeUnknown,
     OutOfStock,
@@ -196,6 +199,19 @@ async def test_a_refused_act_leaves_the_refusal_and_changes_nothing(
     assert await ledger.pool.fetchval("SELECT sum(received) FROM stock") == 105
 
 
+async def test_a_right_that_postgresql_does_not_give_is_told(
+    acts: Acts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forbidden(*_: Any) -> Recorded:
+        raise InsufficientPrivilegeError("permission denied for table stock")
+
+    monkeypatch.setattr(Stock, "set", forbidden)
+    with pytest.raises(NoRight, match="permission denied for table stock"):
+        await acts.stock_set(LAMP, 1)
+    [row] = await rows(ledger)
+    assert row.outcome.startswith("refused: NoRight(")
+
+
 @pytest.mark.parametrize(
     "name", ["", "a b", "\0", "\ud800", "a/b/c", "a/", "{default:0}", "a" * 99]
 )
@@ -256,6 +272,17 @@ class TestWithoutPostgresql:
         with pytest.raises(NotRecorded):
             await do(away)
         assert await shop.everything() == before
+
+    async def test_or_slow_nothing_is_done(
+        self, acts: Acts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(act_row, "RECORD_S", 0.1)
+        async with ledger.pool.acquire() as other, other.transaction():
+            await other.execute("LOCK TABLE audit")
+            async with asyncio.timeout(5):
+                with pytest.raises(NotRecorded, match="TimeoutError"):
+                    await acts.stock_set(LAMP, 1)
+        assert await rows(ledger) == []
 
     async def test_a_sale_is_paused_all_the_same(self, away: Acts, shop: Shop) -> None:
         told: list[str] = []
