@@ -9,7 +9,7 @@ import pytest
 from asyncpg import InsufficientPrivilegeError
 
 from cartsvc import act_row
-from cartsvc.acts import Acts, Desk
+from cartsvc.acts import Acts, Audited, Desk
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import (
@@ -31,13 +31,15 @@ from cartsvc.errors import (
     VerifyRunning,
     VerifyTooLong,
 )
+from cartsvc.findings import Finding
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import MAX_QUANTITY, Once, Owner, StockLevel
+from cartsvc.repair import Repaired
 from cartsvc.shelf import MAX_WATCHED
 from cartsvc.stock import Recorded, Stock
 from cartsvc.trail import Actor, Entry, Trail
-from cartsvc.verify import Verifier
+from cartsvc.verify import Verdict, Verifier
 from tests.shop import ANN, LAMP, MUG, Mutant, Shop
 from tests.test_dead_letter import worker_of
 
@@ -153,6 +155,16 @@ async def test_an_audit_of_the_data_leaves_a_row(acts: Acts, shop: Shop, ledger:
     assert facts(first.after)["looked_at"]["counters"] == 2
     told = facts(second.after)
     assert (second.action, told["mended"], told["wrong"]) == ("verify.repair", 1, 0)
+
+
+def test_an_audit_is_well_if_nothing_is_wrong_and_all_was_looked_at() -> None:
+    wrong = Finding("books", LAMP, f"counter {LAMP}", "is off")
+    well, broken_off = Verdict(), Verdict(broken_off=["counters"])
+    found = Verdict(findings=[wrong])
+    assert [Audited(one, None).is_well for one in (well, broken_off, found)] == [True, False, False]
+    mended, left = Repaired([wrong], []), Repaired([], [wrong])
+    assert [Audited(found, one).is_well for one in (mended, left)] == [True, False]
+    assert (Audited(found, mended).mended, Audited(found, None).mended) == ([wrong], [])
 
 
 REFUSED: dict[str, tuple[Callable[[Acts], Awaitable[Any]], type[CartError], str]] = {
