@@ -9,7 +9,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-from cartsvc import flush, scripts
+from cartsvc import drivers, flush
 from cartsvc.backlog import Backlog
 from cartsvc.errors import (
     CartClosed,
@@ -18,12 +18,11 @@ from cartsvc.errors import (
     LedgerAway,
     NoCart,
     NoLine,
-    OutcomeUnknown,
     Rebuilt,
 )
 from cartsvc.guests import Client
 from cartsvc.keys import Bucket
-from cartsvc.ledger import AWAY, Ledger
+from cartsvc.ledger import Ledger
 from cartsvc.model import (
     LINE_BITS,
     MAX_SAFE_INT,
@@ -53,13 +52,9 @@ def _answered(
     """Within the archive's time, and with a server's silence told as one of our errors."""
 
     async def wrapper(self: "Archive", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with drivers.silence():
             async with asyncio.timeout(self.timeout_s):
                 return await method(self, *args, **kwargs)
-        except scripts.FAILURES as error:
-            raise OutcomeUnknown(str(error)) from error
-        except AWAY as error:
-            raise LedgerAway(f"{type(error).__name__}: {error}") from error
 
     functools.update_wrapper(wrapper, method)
     return wrapper

@@ -1,36 +1,52 @@
 """What every contract stands on: the carts, and who may ask for them."""
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.types import Scope
 
 from cartsvc import identity
 from cartsvc.acts import Desk
 from cartsvc.archive import Archive
-from cartsvc.errors import (
-    BadToken,
-    Invalid,
-    NoLine,
-    NoToken,
-    UnknownProduct,
-    UnknownVariant,
-    WrongType,
-)
+from cartsvc.errors import BadToken, Invalid, NoLine, NoToken, WrongType
 from cartsvc.identity import Principal, Verifier
 from cartsvc.keys import Bucket
-from cartsvc.model import MAX_QUANTITY, LineRequest, Owner, line_name, product_id, whole_number
+from cartsvc.model import MAX_QUANTITY, LineRequest, Owner, line_name, whole_number
+from cartsvc.settings import TENANT_PATTERN
+from cartsvc.skus import stored_ids
 from cartsvc.store import Store
+
+TENANT_HEADER = "x-tenant-id"
+
+
+# The names of its keys are the same for every request.
+@lru_cache(maxsize=1_024)
+def bucket_of(tenant: str) -> Bucket:
+    """The bucket of the tenant that TENANT_HEADER names.
+
+    Raises:
+        Invalid: no tenant has such a name.
+    """
+    if not re.fullmatch(TENANT_PATTERN, tenant):
+        raise Invalid(TENANT_HEADER, "must be 1 to 64 letters, digits, '_' or '-'")
+    return Bucket(tenant)
+
+
+def within(field: str, number: int, least: int, most: int = MAX_QUANTITY) -> int:
+    """A number that a request names, if it is in its bounds.
+
+    Raises:
+        Invalid: it is not.
+    """
+    if not least <= number <= most:
+        raise Invalid(field, f"must be a whole number from {least} to {most}")
+    return number
 
 
 def quantity(units: int, most: int = MAX_QUANTITY) -> int:
-    """Units that a request may name.
-
-    Raises:
-        Invalid: there are none, or more than that.
-    """
-    if not 1 <= units <= most:
-        raise Invalid("quantity", f"must be a whole number from 1 to {most}")
-    return units
+    """Units that a request may name: one at least. Raises as `within` does."""
+    return within("quantity", units, 1, most)
 
 
 def line_request(product: str, quantity: int, variant: str | None = None) -> LineRequest:
@@ -39,15 +55,8 @@ def line_request(product: str, quantity: int, variant: str | None = None) -> Lin
     Raises:
         UnknownProduct, UnknownVariant: no product, or variant, has such an id.
     """
-    stored = product_id(product)
-    if stored is None:
-        raise UnknownProduct(product)
-    if variant is None:
-        return LineRequest(stored, quantity)
-    variant_id = product_id(variant)
-    if variant_id is None:
-        raise UnknownVariant(stored, variant)
-    return LineRequest(stored, quantity, variant_id)
+    product_id, variant_id = stored_ids(product, variant)
+    return LineRequest(product_id, quantity, variant_id)
 
 
 def line_of(item: str) -> str:

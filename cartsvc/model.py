@@ -308,12 +308,6 @@ def sku(product_id: str, variant_id: str | None) -> str:
     return product_id if variant_id is None else f"{product_id}/{variant_id}"
 
 
-def stored_sku(text: str) -> str | None:
-    """A SKU in the form in which it is stored, or None if it can't be one."""
-    ids = [product_id(part) for part in text.split("/", 1)]
-    return None if None in ids else "/".join(filter(None, ids))
-
-
 def line_name(item: int) -> str:
     """How scripts are told of a line by its item id."""
     return f"#{item >> LINE_BITS}#{item & MAX_LINE}"

@@ -5,8 +5,8 @@ from cartsvc.catalog import Product
 from cartsvc.errors import Invalid, NotWarm, UnknownSku
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
-from cartsvc.model import stored_sku
 from cartsvc.shelf import Shelf
+from cartsvc.skus import stored_sku
 
 
 class Prices:
@@ -27,7 +27,7 @@ class Prices:
         Raises:
             UnknownSku: the catalogue does not have it.
         """
-        name = _as_stored(sku)
+        name = stored_sku(sku)
         return _price(await self.ledger.product(self.bucket.tenant, name), name)
 
     async def set(self, sku: str, price_minor: int) -> int:
@@ -43,7 +43,7 @@ class Prices:
         if not 0 <= price_minor <= money.MAX_PRICE_MINOR:
             most = money.text(money.MAX_PRICE_MINOR)
             raise Invalid("price", f"must be between 0 and {most}")
-        name = _as_stored(sku)
+        name = stored_sku(sku)
         async with self.ledger.catalogue_change(self.bucket.tenant) as change:
             if not await self.shelf.is_warm(self.bucket):
                 raise NotWarm
@@ -54,14 +54,6 @@ class Prices:
             await self.shelf.put(self.bucket, [product], await change.counters([*product.skus()]))
         await self.shelf.synced()
         return before
-
-
-def _as_stored(sku: str) -> str:
-    """The SKU as the catalogue spells it."""
-    stored = stored_sku(sku)
-    if stored is None:
-        raise UnknownSku(sku)
-    return stored
 
 
 def _price(product: Product, sku: str) -> int:

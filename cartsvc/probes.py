@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cartsvc import vitals
+from cartsvc.drivers import AWAY
 from cartsvc.errors import NotWarm, OutcomeUnknown
 from cartsvc.keys import Bucket
-from cartsvc.scrape import AWAY, CONTENT_TYPE, Scrape
+from cartsvc.scrape import CONTENT_TYPE, Scrape
 from cartsvc.shelf import Shelf
 from cartsvc.store import Store
 
@@ -35,7 +36,7 @@ class Readiness:
         try:
             async with asyncio.timeout(self.store.runner.timeout_s):
                 lag_s = await self._redis()
-        except (*AWAY, TimeoutError) as error:
+        except AWAY as error:
             unknown = {"ok": False, "problem": "how much waits for it is known to Redis alone"}
             return {"redis": {"ok": False, "problem": self._told(error)}, "postgresql": unknown}
         return {"redis": {"ok": True}, "postgresql": self._postgresql(lag_s)}

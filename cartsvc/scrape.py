@@ -19,9 +19,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from cartsvc import ledger as postgresql
-from cartsvc import metrics, scripts, vitals
-from cartsvc.errors import Unavailable
+from cartsvc import metrics, vitals
+from cartsvc.drivers import AWAY
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.metrics import BOUNDS_S, Board, Labels, Snapshot
@@ -35,9 +34,6 @@ MOST_BUCKETS = 100
 
 STORE_S = 2.0
 """Longest wait for each store; past it, it is told as away."""
-
-AWAY = (*scripts.FAILURES, *postgresql.FAILURES, Unavailable)
-"""What asking a store raises that does not answer."""
 
 _EDGES = (*map(str, BOUNDS_S), "+Inf")
 

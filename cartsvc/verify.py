@@ -72,7 +72,7 @@ class Verifier:
             raise UnknownTenant(self.bucket.tenant)
         if not await self.backlog.redis.exists(self.bucket.seq):
             raise NotWarm
-        verdict = Verdict(Counter({check.noun: 0 for check in self.checks}))
+        verdict = Verdict(Counter({check.noun: 0 for check in self.checks if check.noun}))
         suspects = [(check, await self._suspects(check, verdict)) for check in self.checks]
         verdict.findings = await self._confirmed(suspects)
         return verdict
@@ -80,7 +80,8 @@ class Verifier:
     async def _suspects(self, check: Check, verdict: Verdict) -> list[Finding]:
         suspects: dict[Any, Finding] = {}
         async for subjects in check.slices():
-            verdict.looked_at[check.noun] += len(subjects)
+            if check.noun:
+                verdict.looked_at[check.noun] += len(subjects)
             found = await _look(check, subjects)
             suspects |= {one.name: one for one in await _look(check, _subjects(found))}
             if len(suspects) >= MAX_SUSPECTS:

@@ -1,8 +1,8 @@
 """How requests come and responses leave: whole, and what leaves in one write.
 
-uvicorn writes head and body one by one, and uvloop sends what it is given at once: two system calls,
-and two packets, where one does: a quarter of what an add cost. Those of a turn of the event loop
-leave in a row: each written as soon as it is made, an add is a seventh dearer.
+uvicorn writes head and body one by one, and uvloop sends what it is given at once: two system
+calls, and two packets, where one does: a quarter of what an add cost. Those of a turn of the event
+loop leave in a row: each written as soon as it is made, an add is a seventh dearer.
 """
 
 import asyncio

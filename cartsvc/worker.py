@@ -6,14 +6,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
 from cartsvc import flush, upkeep
 from cartsvc.backlog import Backlog
-from cartsvc.errors import Unavailable
+from cartsvc.drivers import AWAY
 from cartsvc.idle import IdleCarts
 from cartsvc.keys import Bucket
-from cartsvc.ledger import FAILURES, Ledger
+from cartsvc.ledger import Ledger
 from cartsvc.store import Store
 
 log = logging.getLogger(__name__)
@@ -29,8 +27,6 @@ IDLE_INTERVAL_S = 10.0
 
 NOTED = {"release": "released", "reprice": "repriced"}
 """What is counted of the work of these names."""
-
-_AWAY = (*FAILURES, RedisError, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,7 @@ class Worker:
                         await self.backlog.note(bucket, {NOTED[work.__name__]: found}, {})
                     done += found
                     failing.discard(repr(bucket))
-                except _AWAY as error:
+                except AWAY as error:
                     if repr(bucket) not in failing:
                         log.warning("%s of %s waits: %s", work.__name__, bucket, error)
                     failing.add(repr(bucket))
@@ -176,7 +172,7 @@ class Worker:
         try:
             async with asyncio.timeout(DRAIN_S):
                 return await self._attempt(was_away=False) and await self._is_drained()
-        except _AWAY as error:
+        except AWAY as error:
             log.warning("the last flush was given up: %s: %s", type(error).__name__, error)
             return False
 
@@ -200,7 +196,7 @@ class Worker:
         """One pass; whether it went through. Only the first failure of a row of them is logged."""
         try:
             done = await self.run_once()
-        except _AWAY as error:
+        except AWAY as error:
             if not was_away:
                 log.warning("flush waits, nothing is lost: %s: %s", type(error).__name__, error)
             return False

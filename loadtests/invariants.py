@@ -7,14 +7,12 @@ from typing import Any
 
 import orjson
 
-from cartsvc import scripts
 from cartsvc.backlog import Backlog
 from cartsvc.cart_hash import cart_of
 from cartsvc.keys import Bucket
-from cartsvc.ledger import Ledger
 from cartsvc.model import Cart
-from cartsvc.scripts import Runner
 from cartsvc.verify import Verifier
+from loadtests import stores
 
 CATCH_UP_S = 30.0
 PAUSE_S = 0.5
@@ -26,7 +24,6 @@ CAUGHT_UP = "PostgreSQL caught up"
 VERIFIED = "cartsvc verify finds nothing"
 
 _POLL_S = 0.1
-_REDIS_S = 5.0
 
 Books = dict[str, int]
 """Units by counter."""
@@ -36,10 +33,8 @@ async def checked(
     redis_url: str, database_url: str, bucket: Bucket, max_lines: int
 ) -> dict[str, list[str]]:
     """By rule, a sentence for each time it is broken: none, if it holds."""
-    runner = Runner(scripts.connect(redis_url, timeout_s=_REDIS_S), timeout_s=_REDIS_S)
-    ledger = await Ledger.connect(database_url)
-    backlog = Backlog(runner)
-    try:
+    async with stores.connected(redis_url, database_url) as (runner, ledger):
+        backlog = Backlog(runner)
         behind = await _behind(backlog, bucket)
         received, *parts = await _books(runner.redis, bucket)
         oversold, over_cap = _wrong_books(received, *parts), []
@@ -50,15 +45,12 @@ async def checked(
                 over_cap.append(f"cart {cart.id} has {lines}")
         verifier = Verifier(backlog, ledger, bucket, max_lines=max_lines, pause_s=PAUSE_S)
         verdict = await verifier.run()
-        return {
-            NOTHING_OVERSOLD: oversold,
-            NO_CART_OVER_ITS_CAP: over_cap,
-            CAUGHT_UP: behind,
-            VERIFIED: [f"{finding.what} {finding.detail}" for finding in verdict.findings],
-        }
-    finally:
-        await ledger.close()
-        await runner.aclose()
+    return {
+        NOTHING_OVERSOLD: oversold,
+        NO_CART_OVER_ITS_CAP: over_cap,
+        CAUGHT_UP: behind,
+        VERIFIED: [f"{finding.what} {finding.detail}" for finding in verdict.findings],
+    }
 
 
 async def _behind(backlog: Backlog, bucket: Bucket) -> list[str]:

@@ -6,14 +6,13 @@ from typing import Any
 
 import orjson
 
-from cartsvc import rows, scripts
+from cartsvc import rows
 from cartsvc.errors import NotWarm
 from cartsvc.importer import Importer
 from cartsvc.keys import Bucket
-from cartsvc.ledger import Ledger
-from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.shelf import Shelf
+from loadtests import stores
 
 HOT = ("5a1e00000000000000000001", "9510001")
 """What everybody wants: once with an ObjectId, once with a number, for contract 003."""
@@ -25,7 +24,6 @@ _IN_SIZES, _SIZES = "9510013", ("m", "l")
 SKUS = (*HOT, *_OBJECT_IDS, *_NUMBERS, *(f"{_IN_SIZES}/{size}" for size in _SIZES))
 
 _PLENTY = 1_000_000
-_REDIS_S = 5.0
 
 LATER_S = 86_400.0
 """When a sale opens of which nobody has said when."""
@@ -79,21 +77,17 @@ async def put(
     Raises:
         Refused: it could not be done.
     """
-    runner = Runner(scripts.connect(settings.redis_url, timeout_s=_REDIS_S), timeout_s=_REDIS_S)
-    ledger = await Ledger.connect(settings.database_url)
     problems: list[str] = []
-    try:
+    async with stores.connected(settings.redis_url, settings.database_url) as (runner, ledger):
         opens = datetime.fromtimestamp(await runner.now_ms() / 1000 + opens_in_s, UTC)
         importer = Importer(ledger, Shelf(runner), Bucket(settings.tenant), settings.currency)
-        await importer.run(
-            rows.read(BytesIO(catalogue(users, seconds, opens))),
-            set_stock=is_fresh,
-            on_bad_row=lambda _, problem: problems.append(problem),
-        )
-    except NotWarm:
-        raise Refused("Redis has lost this tenant: see `cartsvc warm`") from None
-    finally:
-        await ledger.close()
-        await runner.aclose()
+        try:
+            await importer.run(
+                rows.read(BytesIO(catalogue(users, seconds, opens))),
+                set_stock=is_fresh,
+                on_bad_row=lambda _, problem: problems.append(problem),
+            )
+        except NotWarm:
+            raise Refused("Redis has lost this tenant: see `cartsvc warm`") from None
     if problems:
         raise Refused(f"{'; '.join(problems)}: try again when these holds have run out")

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from asyncpg import InsufficientPrivilegeError
 
-from cartsvc.acts import Acts, Desk
+from cartsvc import act_row
+from cartsvc.acts import Acts, Audited, Desk
 from cartsvc.archive import Archive
 from cartsvc.backlog import Backlog
 from cartsvc.errors import (
@@ -17,6 +19,7 @@ from cartsvc.errors import (
     KeyReused,
     LedgerAway,
     NoCart,
+    NoRight,
     NotRecorded,
     OutcomeUnknown,
     OutOfStock,
@@ -28,13 +31,15 @@ from cartsvc.errors import (
     VerifyRunning,
     VerifyTooLong,
 )
+from cartsvc.findings import Finding
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import MAX_QUANTITY, Once, Owner, StockLevel
+from cartsvc.repair import Repaired
 from cartsvc.shelf import MAX_WATCHED
 from cartsvc.stock import Recorded, Stock
 from cartsvc.trail import Actor, Entry, Trail
-from cartsvc.verify import Verifier
+from cartsvc.verify import Verdict, Verifier
 from tests.shop import ANN, LAMP, MUG, Mutant, Shop
 from tests.test_dead_letter import worker_of
 
@@ -152,6 +157,16 @@ async def test_an_audit_of_the_data_leaves_a_row(acts: Acts, shop: Shop, ledger:
     assert (second.action, told["mended"], told["wrong"]) == ("verify.repair", 1, 0)
 
 
+def test_an_audit_is_well_if_nothing_is_wrong_and_all_was_looked_at() -> None:
+    wrong = Finding("books", LAMP, f"counter {LAMP}", "is off")
+    well, broken_off = Verdict(), Verdict(broken_off=["counters"])
+    found = Verdict(findings=[wrong])
+    assert [Audited(one, None).is_well for one in (well, broken_off, found)] == [True, False, False]
+    mended, left = Repaired([wrong], []), Repaired([], [wrong])
+    assert [Audited(found, one).is_well for one in (mended, left)] == [True, False]
+    assert (Audited(found, mended).mended, Audited(found, None).mended) == ([wrong], [])
+
+
 REFUSED: dict[str, tuple[Callable[[Acts], Awaitable[Any]], type[CartError], str]] = {
     "held": (lambda acts: acts.stock_set(LAMP, 1), StockHeld, f"StockHeld(sku='{LAMP}', held=2)"),
     "short": (
@@ -194,6 +209,19 @@ async def test_a_refused_act_leaves_the_refusal_and_changes_nothing(
     assert (row.outcome, row.after) == (f"refused: {told}", None)
     assert await shop.everything() == before
     assert await ledger.pool.fetchval("SELECT sum(received) FROM stock") == 105
+
+
+async def test_a_right_that_postgresql_does_not_give_is_told(
+    acts: Acts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forbidden(*_: Any) -> Recorded:
+        raise InsufficientPrivilegeError("permission denied for table stock")
+
+    monkeypatch.setattr(Stock, "set", forbidden)
+    with pytest.raises(NoRight, match="permission denied for table stock"):
+        await acts.stock_set(LAMP, 1)
+    [row] = await rows(ledger)
+    assert row.outcome.startswith("refused: NoRight(")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +284,17 @@ class TestWithoutPostgresql:
         with pytest.raises(NotRecorded):
             await do(away)
         assert await shop.everything() == before
+
+    async def test_or_slow_nothing_is_done(
+        self, acts: Acts, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(act_row, "RECORD_S", 0.1)
+        async with ledger.pool.acquire() as other, other.transaction():
+            await other.execute("LOCK TABLE audit")
+            async with asyncio.timeout(5):
+                with pytest.raises(NotRecorded, match="TimeoutError"):
+                    await acts.stock_set(LAMP, 1)
+        assert await rows(ledger) == []
 
     async def test_a_sale_is_paused_all_the_same(self, away: Acts, shop: Shop) -> None:
         told: list[str] = []

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from loadtests.options import Options
 from loadtests.phases import Phase
 from loadtests.samples import Level, Run, Sample
 from tests.shop import LAMP, SECRET, Shop
+
+Rehearse = Callable[[], Awaitable[int]]
+"""A rehearsal; its exit status."""
 
 HOT = "507f1f77bcf86cd799439016"
 ANNS_CART = "cart:{default:0}:session:ann"
@@ -279,44 +282,37 @@ def locust(monkeypatch: pytest.MonkeyPatch) -> list[Generated]:
     return says
 
 
+@pytest.fixture
+def rehearse(place: dict[str, str], locust: list[Generated], tmp_path: Path) -> Rehearse:
+    chosen = Options(users=9, seconds=4, results=tmp_path)
+    return lambda: asyncio.to_thread(main.rehearse, place, chosen)
+
+
 BEGIN = "pathlib.Path(os.environ['CARTSVC_LOAD_SAMPLES']).with_suffix('.begun').touch()"
 
 
-async def rehearsed(place: dict[str, str], folder: Path) -> int:
-    chosen = Options(users=9, seconds=4, results=folder)
-    return await asyncio.to_thread(main.rehearse, place, chosen)
-
-
 async def test_a_rehearsal_in_which_all_holds_is_a_success(
-    place: dict[str, str],
-    locust: list[Generated],
-    shop: Shop,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    rehearse: Rehearse, shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert await rehearsed(place, tmp_path) == 0
+    assert await rehearse() == 0
     assert (tmp_path / "load.svg").exists()
     assert "ok        nothing oversold\n" in capsys.readouterr().out
     assert await shop.redis.hget("stock:{default:0}", sale.HOT[0]) == b"1"
 
 
 async def test_a_rehearsal_that_breaks_a_rule_fails(
-    place: dict[str, str],
-    locust: list[Generated],
-    shop: Shop,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    rehearse: Rehearse, shop: Shop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await shop.redis.hset("received:{default:0}", "tee", 2)
-    assert await rehearsed(place, tmp_path) == 1
+    assert await rehearse() == 1
     assert "violated  nothing oversold\n" in capsys.readouterr().out
 
 
 async def test_a_rehearsal_in_which_locust_saw_failures_fails(
-    place: dict[str, str], locust: list[Generated], tmp_path: Path
+    rehearse: Rehearse, locust: list[Generated]
 ) -> None:
     locust.append(Generated("Locust saw failures", cpu_s=1.0))
-    assert await rehearsed(place, tmp_path) == 1
+    assert await rehearse() == 1
 
 
 @pytest.mark.parametrize(
@@ -351,14 +347,12 @@ def test_a_rehearsal_that_is_broken_off_takes_locust_along(
         generator.run(os.environ, Options(results=tmp_path), Files(tmp_path), interrupted)
 
 
-async def test_each_rehearsal_begins_with_fresh_stock(
-    place: dict[str, str], locust: list[Generated], shop: Shop, tmp_path: Path
-) -> None:
-    await rehearsed(place, tmp_path)
+async def test_each_rehearsal_begins_with_fresh_stock(rehearse: Rehearse, shop: Shop) -> None:
+    await rehearse()
     # As if all had been sold.
     await shop.redis.hset("stock:{default:0}", sale.HOT[0], 0)
     await shop.redis.hset("sold:{default:0}", sale.HOT[0], 1)
-    await rehearsed(place, tmp_path)
+    await rehearse()
     assert await shop.redis.hget("stock:{default:0}", sale.HOT[0]) == b"1"
 
 

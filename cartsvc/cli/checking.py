@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
+from cartsvc.acts import Audited
 from cartsvc.cli.place import TenantOption, act
 from cartsvc.cli.terminal import out, plain
-from cartsvc.repair import Repaired
-from cartsvc.verify import Verdict
 
 app = typer.Typer()
 
@@ -26,16 +25,15 @@ def verify(
     act(tenant, lambda acts: acts.verify(repair=repair), _show)
 
 
-def _show(found: tuple[Verdict, Repaired | None]) -> None:
-    verdict, repaired = found
-    left = verdict.findings if repaired is None else repaired.left
-    for finding in repaired.mended if repaired else ():
+def _show(found: Audited) -> None:
+    for finding in found.mended:
         out.print(plain(f"mended: {finding.what} {finding.detail}"))
-    for finding in left:
-        out.print(plain(f"{'left' if repaired else 'wrong'}: {finding.what} {finding.detail}"))
-    for noun in verdict.broken_off:
+    wrong = "left" if found.repaired else "wrong"
+    for finding in found.left:
+        out.print(plain(f"{wrong}: {finding.what} {finding.detail}"))
+    for noun in found.verdict.broken_off:
         out.print(plain(f"too many are wrong of {noun or 'them'}: not all were looked at"))
-    counted = ", ".join(f"{verdict.looked_at[noun]} {noun}" for noun in verdict.looked_at if noun)
-    out.print(plain(f"{counted}: {len(left) or 'nothing'} wrong"))
-    if left or verdict.broken_off:
+    counted = ", ".join(f"{units} {noun}" for noun, units in found.verdict.looked_at.items())
+    out.print(plain(f"{counted}: {len(found.left) or 'nothing'} wrong"))
+    if not found.is_well:
         raise typer.Exit(1)

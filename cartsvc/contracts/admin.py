@@ -6,7 +6,6 @@ done twice, so only that takes an `Idempotency-Key`; elsewhere one is refused.
 """
 
 import logging
-import re
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
@@ -17,9 +16,9 @@ from msgspec import UNSET, UnsetType
 from starlette.types import Scope
 
 from cartsvc import http, money
-from cartsvc.acts import Acts, Desk, Shown
+from cartsvc.acts import Acts, Audited, Desk, Shown
 from cartsvc.contract import Contract, Operation, Parameter
-from cartsvc.core import Core
+from cartsvc.core import TENANT_HEADER, Core, bucket_of, within
 from cartsvc.errors import (
     Invalid,
     LedgerAway,
@@ -36,14 +35,12 @@ from cartsvc.model import MAX_QUANTITY, MAX_REASON, Id, Line, Owner, StockLevel,
 from cartsvc.money import Amount, Number
 from cartsvc.problems import Problem, problem
 from cartsvc.sale import Paused
-from cartsvc.settings import TENANT_PATTERN
 from cartsvc.shelf import MAX_WATCHED
 from cartsvc.stock import Recorded
 from cartsvc.trail import Actor, Entry
 
 log = logging.getLogger(__name__)
 
-HEADER = "x-tenant-id"
 KIND = "service"
 """The type of the tokens that are taken."""
 
@@ -111,15 +108,8 @@ class StockView(msgspec.Struct, frozen=True):
     received: int
 
 
-class LevelView(msgspec.Struct, frozen=True):
-    sku: str
-    free: int
-    held: int
-    sold: int
-
-
 class WatchedView(msgspec.Struct, frozen=True):
-    watched: list[LevelView]
+    watched: list[StockLevel]
 
 
 class SaleView(msgspec.Struct, frozen=True):
@@ -230,7 +220,7 @@ _verify = msgspec.json.Decoder(Verify)
 _SKU = Parameter("sku", "query", "<product>, or <product>/<variant>", required=True)
 _LIMIT = Parameter("limit", "query", f"rows, the newest first; 1 to {MAX_ROWS}", kind=Limit)
 _PARAMETERS = (
-    Parameter(HEADER, "header", "the tenant, where it is not the service's own"),
+    Parameter(TENANT_HEADER, "header", "the tenant, where it is not the service's own"),
     Parameter("cart_id", "path", "the cart's id", kind=Id),
 )
 
@@ -255,12 +245,8 @@ class _Admin:
         return Acts(self.desk, bucket, actor, _lacking)
 
     def bucket_of(self, scope: Scope) -> Bucket:
-        tenant = http.header(scope, HEADER)
-        if tenant is None:
-            return self.core.bucket
-        if not re.fullmatch(TENANT_PATTERN, tenant):
-            raise Invalid(HEADER, "must be 1 to 64 letters, digits, '_' or '-'")
-        return Bucket(tenant)
+        tenant = http.header(scope, TENANT_HEADER)
+        return self.core.bucket if tenant is None else bucket_of(tenant)
 
     def changes_of(self, scope: Scope) -> Acts:
         """As `acts_of`, for what is the same when it is done again.
@@ -280,22 +266,22 @@ class _Admin:
 
     async def set_stock(self, scope: Scope, body: bytes) -> Reply:
         acts, asked = self.changes_of(scope), http.decode(_set_stock, body)
-        units = _within("units", asked.units, 0)
+        units = within("units", asked.units, 0)
         return reply(200, stock_view(await acts.stock_set(asked.sku, units)))
 
     async def add_stock(self, scope: Scope, body: bytes) -> Reply:
         acts, asked = self.acts_of(scope), http.decode(_add_stock, body)
-        units = _within("units", asked.units, -MAX_QUANTITY)
+        units = within("units", asked.units, -MAX_QUANTITY)
         _, _, subject = acts.actor.name.partition(":")
         once = http.once(scope, body, Owner(KIND, subject))
         return reply(200, stock_view(await acts.stock_add(asked.sku, units, once)))
 
     async def get_watched(self, scope: Scope, _: bytes) -> Reply:
-        return reply(200, watched_view(await self.acts_of(scope).watched()))
+        return reply(200, WatchedView(await self.acts_of(scope).watched()))
 
     async def set_watched(self, scope: Scope, body: bytes) -> Reply:
         acts, asked = self.changes_of(scope), http.decode(_watch, body)
-        return reply(200, watched_view(await acts.watch(asked.skus, "only")))
+        return reply(200, WatchedView(await acts.watch(asked.skus, "only")))
 
     async def get_sale(self, scope: Scope, _: bytes) -> Reply:
         acts = self.acts_of(scope)
@@ -326,18 +312,7 @@ class _Admin:
 
     async def verify(self, scope: Scope, body: bytes) -> Reply:
         acts, asked = self.changes_of(scope), http.decode(_verify, body)
-        verdict, repaired = await acts.verify(repair=asked.repair)
-        left = verdict.findings if repaired is None else repaired.left
-        return reply(
-            200,
-            VerdictView(
-                ok=not left and not verdict.broken_off,
-                looked_at={noun: number for noun, number in verdict.looked_at.items() if noun},
-                wrong=_findings(left),
-                mended=_findings(repaired.mended if repaired else ()),
-                broken_off=verdict.broken_off,
-            ),
-        )
+        return reply(200, verdict_view(await acts.verify(repair=asked.repair)))
 
     async def get_trail(self, scope: Scope, _: bytes) -> Reply:
         acts, limit = self.acts_of(scope), _limit(scope)
@@ -419,13 +394,7 @@ def _limit(scope: Scope) -> int:
     found = ROWS if given is None else whole_number(given)
     if found is None:
         raise Invalid("limit", "must be a whole number")
-    return _within("limit", found, 1, MAX_ROWS)
-
-
-def _within(field: str, number: int, least: int, most: int = MAX_QUANTITY) -> int:
-    if not least <= number <= most:
-        raise Invalid(field, f"must be a whole number from {least} to {most}")
-    return number
+    return within("limit", found, 1, MAX_ROWS)
 
 
 def _price(body: bytes) -> tuple[str, int]:
@@ -448,10 +417,6 @@ def stock_view(found: Recorded) -> StockView:
     if level is None:
         return StockView(found.sku, None, None, None, found.received)
     return StockView(found.sku, level.free, level.held, level.sold, found.received)
-
-
-def watched_view(levels: list[StockLevel]) -> WatchedView:
-    return WatchedView([LevelView(one.sku, one.free, one.held, one.sold) for one in levels])
 
 
 def sale_view(found: Paused | None, acts: Acts) -> SaleView:
@@ -514,6 +479,16 @@ def row_view(entry: Entry) -> RowView:
 
 def _facts(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text.encode())
+
+
+def verdict_view(found: Audited) -> VerdictView:
+    return VerdictView(
+        ok=found.is_well,
+        looked_at=found.verdict.looked_at,
+        wrong=_findings(found.left),
+        mended=_findings(found.mended),
+        broken_off=found.verdict.broken_off,
+    )
 
 
 def _findings(findings: Iterable[Finding]) -> list[FindingView]:

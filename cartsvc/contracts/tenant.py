@@ -5,9 +5,7 @@ that session is merged into the customer's. The document has only the add; the o
 answer with the same cart.
 """
 
-import re
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -17,7 +15,7 @@ from starlette.types import Scope
 
 from cartsvc import http, identity, money
 from cartsvc.contract import Contract, Operation, Parameter
-from cartsvc.core import Core, line_of, line_request, quantity
+from cartsvc.core import TENANT_HEADER, Core, bucket_of, line_of, line_request, quantity
 from cartsvc.errors import CartError, Invalid, NoCart, NotWarm, Overloaded, UnknownTenant
 from cartsvc.http import Reply, reply
 from cartsvc.keys import Bucket
@@ -35,11 +33,6 @@ from cartsvc.model import (
 )
 from cartsvc.money import Number
 from cartsvc.problems import problem
-from cartsvc.settings import TENANT_PATTERN
-
-HEADER = "x-tenant-id"
-
-_TENANT_MUST = "must be 1 to 64 letters, digits, '_' or '-'"
 
 _MUST = {
     "session_id": "must be 1 to 128 letters, digits, '.', '_', '~' or '-'",
@@ -142,16 +135,12 @@ _add_item = msgspec.json.Decoder(AddItem)
 _set_item = msgspec.json.Decoder(SetItem)
 
 _PARAMETERS = (
-    Parameter(HEADER, "header", "the store", required=True),
+    Parameter(TENANT_HEADER, "header", "the store", required=True),
     Parameter("x-session-id", "header", "the guest's session; made where there is none"),
     Parameter("item_id", "path", "the item's id, as its cart shows it"),
 )
 
 Change = Callable[[Bucket, Owner, Once | None], Awaitable[Cart | None]]
-
-
-# The names of its keys are the same for every request.
-_bucket = lru_cache(maxsize=1_024)(Bucket)
 
 
 class Shopper(NamedTuple):
@@ -177,10 +166,7 @@ class _Tenant:
         self.core, self.store = core, core.store
 
     def shopper_of(self, scope: Scope) -> Shopper:
-        tenant = http.header(scope, HEADER) or ""
-        if not re.fullmatch(TENANT_PATTERN, tenant):
-            raise Invalid(HEADER, _TENANT_MUST)
-        bucket = _bucket(tenant)
+        bucket = bucket_of(http.header(scope, TENANT_HEADER) or "")
         session = http.header(scope, "x-session-id")
         guest, is_named = identity.session(session), session is not None
         if identity.bearer(scope["headers"]) is None:
@@ -289,7 +275,7 @@ def contract(core: Core) -> Contract:
         Operation("DELETE", item, do.remove, "Remove an item", CartView, refusals),
     ]
     return Contract(
-        "tenant", "001 tenant", operations, refuse, Failure, HEADER, _PARAMETERS, "optional"
+        "tenant", "001 tenant", operations, refuse, Failure, TENANT_HEADER, _PARAMETERS, "optional"
     )
 
 

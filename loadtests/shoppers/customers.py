@@ -89,16 +89,21 @@ class RegularCustomer(StoreGuest):
     choice = choice_of(contract)
 
 
-class Buyer(Shopper):
-    """Fills a cart, the bargain first, and pays: a checkout that converts (004)."""
+class RecordsShopper(Shopper):
+    """Of contract 004, whose owners and their tokens are those of any customer."""
+
+    abstract = True
+    contract = "004"
+    dialect = dialects.customer(_sign)
+    choice = choice_of(contract)
+
+
+class Buyer(RecordsShopper):
+    """Fills a cart, the bargain first, and pays: a checkout that converts."""
 
     abstract = cannot_come("004", needs_token=True)
     weight = 12
     wait_time = between(0.5, 1.5)
-    contract = "004"
-    # Its owners and their tokens are those of any customer.
-    dialect = dialects.customer(_sign)
-    choice = choice_of(contract)
 
     @task
     def buys(self) -> None:
@@ -147,15 +152,12 @@ class Buyer(Shopper):
         return self.ask("checkout", dialects.convert(self.cart_id, self.token), check)
 
 
-class Clerk(Shopper):
-    """Works for the shop: looks through carts, and at one of them (004)."""
+class Clerk(RecordsShopper):
+    """Works for the shop: looks through carts, and at one of them."""
 
     abstract = cannot_come("004", needs_token=True)
     weight = 1
     wait_time = between(2, 5)
-    contract = "004"
-    dialect = dialects.customer(_sign)
-    choice = choice_of(contract)
     page = 20
 
     @task
