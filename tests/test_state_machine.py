@@ -662,8 +662,8 @@ def test_fakeredis_has_what_the_model_says() -> None:
 GUARDS = {
     "a release looks at the deadline again": (
         "hold_release.lua",
-        "line.deadline and line.deadline <= now and ",
-        "line.deadline and ",
+        "held_lines(cart, fields, now, ",
+        "held_lines(cart, fields, math.huge, ",
     ),
     "a merge keeps to the cap on lines": (
         "cart_merge.lua",
@@ -686,5 +686,7 @@ GUARDS = {
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_finds_that_a_guard_is_missing(valkey: Valkey, guard: str) -> None:
-    with connected(valkey) as (loop, runner), pytest.raises(AssertionError):
-        play(loop, Mutant(runner, *GUARDS[guard]), settings(USUAL, phases=[Phase.generate]))
+    with connected(valkey) as (loop, runner):
+        mutant = Mutant(runner, *GUARDS[guard])
+        with pytest.raises(AssertionError):
+            play(loop, mutant, settings(USUAL, phases=[Phase.generate]))
