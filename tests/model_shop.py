@@ -19,6 +19,7 @@ from cartsvc.errors import (
     CartFull,
     CartShort,
     InactiveProduct,
+    KeyReused,
     NoCart,
     NoCounter,
     NoLine,
@@ -28,6 +29,7 @@ from cartsvc.errors import (
     Refused,
     SaleEnded,
     SaleNotStarted,
+    SalePaused,
     SoldOut,
     StockHeld,
     UnknownProduct,
@@ -150,6 +152,13 @@ class Room(NamedTuple):
     refusal: CartError
 
 
+class Outcome(NamedTuple):
+    """What a request with an idempotency key came to: `told` is a cart or a refusal."""
+
+    asked: object
+    told: Cart | CartError
+
+
 class _InTheWay(Exception):
     """These owners' holds have run out, and an operation lacks the units."""
 
@@ -174,6 +183,8 @@ class ModelShop:
         self.carts: dict[Owner, Basket] = {}
         self.closed: dict[int, Basket] = {}
         self.last_id = 0
+        self.paused: str | None = None
+        self.outcomes: dict[str, Outcome] = {}
         self.repricing: set[str] = set()
         self.price_changes: list[PriceChange] = []
 
@@ -437,7 +448,43 @@ class ModelShop:
             raise changed
         return cart
 
+    def once(self, key: str, asked: object, act: Callable[[], Cart]) -> tuple[Cart, bool]:
+        """Do what was asked under the key, or tell what came of it; whether it had been done."""
+        before = self.outcomes.get(key)
+        if before is None:
+            try:
+                cart = act()
+            except Refused as refusal:
+                self.outcomes[key] = Outcome(asked, refusal)
+                raise
+            self.outcomes[key] = Outcome(asked, cart)
+            return cart, False
+        if before.asked != asked:
+            raise KeyReused
+        if isinstance(before.told, CartError):
+            raise before.told
+        return before.told, True
+
     # What the worker and operators do.
+
+    def pause(self, reason: str) -> str | None:
+        """For what reason the sale was paused before."""
+        before, self.paused = self.paused, reason
+        return before
+
+    def resume(self) -> str | None:
+        before, self.paused = self.paused, None
+        return before
+
+    def release_held(self, owner: Owner, cart_id: int | None) -> Cart:
+        """Whatever their deadlines: those that have run out go with the others."""
+        basket = self._basket(owner)
+        if cart_id not in (None, basket.id):
+            refusal = NoCart()
+            refusal.notices = tuple(basket.notices)
+            raise refusal
+        self._take_away(basket, [item for item in basket.in_order() if item.counter], "released")
+        return basket.cart()
 
     def release(self) -> int:
         return sum(self._release(owner) for owner in list(self.carts))
@@ -555,7 +602,7 @@ class ModelShop:
                 vars(self).update(before)
                 for owner in way.owners:
                     self._release(owner)
-            except Refused as refusal:
+            except (Refused, SalePaused) as refusal:
                 vars(self).update(before)
                 if owners and owners[0] in self.carts:
                     refusal.notices = tuple(self.carts[owners[0]].notices)
@@ -566,13 +613,13 @@ class ModelShop:
         if basket is None:
             return 0
         due = [item for item in basket.in_order() if item.deadline and item.deadline <= self.now]
-        for item in due:
-            self._give_back(item)
-            del basket.items[item.sku]
-            basket.notices.append(Notice(item.sku, item.quantity, "hold_expired"))
-        if due:
-            self._changed(basket)
+        self._take_away(basket, due, "hold_expired")
         return len(due)
+
+    def _take_away(self, basket: Basket, items: list[Item], reason: str) -> None:
+        """Take lines whose owner did not ask for it, and will be told."""
+        self._without(basket, items)
+        basket.notices += [Notice(item.sku, item.quantity, reason) for item in items]
 
     def _new_basket(self, owner: Owner) -> Basket:
         self.last_id += CART_ID_STEP
@@ -634,7 +681,9 @@ class ModelShop:
     # A line.
 
     def _decide(self, basket: Basket, sku: str, units: int) -> None:
-        """Let the line have so many units, or raise why not."""
+        """Let the line have so many units, which are more than it has, or raise why not."""
+        if self.paused is not None:
+            raise SalePaused(self.paused)
         product = self._product(sku)
         self._expect_sale(product)
         room = self._room(basket, sku)

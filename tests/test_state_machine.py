@@ -10,7 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import fakeredis
 import msgspec
@@ -37,6 +37,7 @@ from cartsvc.model import (
     ClosedStatus,
     LineRequest,
     LineTerms,
+    Once,
     Owner,
     PriceChange,
     item_id,
@@ -45,6 +46,7 @@ from cartsvc.model import (
     split_sku,
 )
 from cartsvc.recent import RecentCarts
+from cartsvc.sale import Paused, Sale
 from cartsvc.scripts import Runner
 from tests.model_shop import ModelShop
 from tests.shop import LAMP, MUG, FakeRunner, Mutant, Shop
@@ -98,8 +100,19 @@ descriptions = st.builds(
 )
 
 if_carts = precondition(lambda self: bool(self.model.carts))
+KEYED = ("add", "set", "remove")
 
 Fields = dict[bytes, bytes]
+
+
+class Asked(NamedTuple):
+    """A request with an idempotency key."""
+
+    key: str
+    owner: Owner
+    what: str
+    name: str
+    units: int
 
 
 class Carts(RuleBasedStateMachine):
@@ -111,10 +124,13 @@ class Carts(RuleBasedStateMachine):
         self.shop = Shop(runner, max_lines=MAX_LINES)
         self.bucket = self.shop.bucket
         self.store = self.shop.store
+        self.sale = Sale(runner)
         # Small as they are here: what is remembered must never be told when it is not so.
         self.store.recent = RecentCarts(large=0)
         self.model = ModelShop(self.shop.clock.ms, max_lines=MAX_LINES, hold_ttl_s=HOLD_TTL_S)
         self.cooled: dict[int, Cart] = {}
+        self.asked: list[Asked] = []
+        self.steps_paused = 0
         self.loop.run(self.shop.redis.flushall())
         self.loop.run(self.shop.open())
         self.found: dict[bytes, Any] = {}
@@ -189,6 +205,47 @@ class Carts(RuleBasedStateMachine):
             self.store.remove(self.bucket, owner, *(told(name) for name in names)),
             lambda: self.model.remove(owner, names),
         )
+
+    @rule(shopper=shoppers, pick=picks, what=st.sampled_from(KEYED), units=quantities)
+    @if_carts
+    def ask_with_key(self, shopper: int, pick: int, what: str, units: int) -> None:
+        owner = self.owner(shopper)
+        name = str(self.line(owner, pick, by_item=False))
+        self.asked.append(Asked(str(len(self.asked)), owner, what, name, units))
+        self.ask(self.asked[-1])
+
+    @precondition(lambda self: bool(self.asked))
+    @rule(pick=picks, more=st.sampled_from([0, 0, 0, 1]))
+    def ask_again(self, pick: int, more: int) -> None:
+        """With the key of one of the last requests; now and then for something else."""
+        before = self.asked[-1 - pick % len(self.asked)]
+        self.ask(before._replace(units=before.units + more))
+
+    def ask(self, asked: Asked) -> None:
+        key, owner, what, name, units = asked
+        once = Once(owner, key, repr(asked).encode().hex())
+
+        async def answered() -> tuple[Cart, bool]:
+            match what:
+                case "add":
+                    line = LineRequest(split_sku(name)[0], units, split_sku(name)[1])
+                    cart = await self.store.add(self.bucket, owner, [line], once)
+                case "set":
+                    cart = await self.store.set_quantity(self.bucket, owner, name, units, once)
+                case _:
+                    cart = await self.store.remove(self.bucket, owner, name, once=once)
+            return cart, once.is_replay
+
+        def predicted() -> Cart:
+            match what:
+                case "add":
+                    return self.model.add(owner, [(name, units)])
+                case "set":
+                    return self.model.set_quantity(owner, name, units)
+                case _:
+                    return self.model.remove(owner, [name])
+
+        self.same(answered(), lambda: self.model.once(key, asked, predicted))
 
     @rule(owner=owners)
     def make(self, owner: Owner) -> None:
@@ -344,6 +401,35 @@ class Carts(RuleBasedStateMachine):
         cart = list(self.cooled.values())[pick % len(self.cooled)]
         self.same(self.store.restore(self.bucket, cart), lambda: self.model.restore(cart))
 
+    # What operators do.
+
+    @rule(reason=st.sampled_from(["a wrong price", ""]), steps=st.integers(1, 8))
+    def pause(self, reason: str, steps: int) -> None:
+        """For a few steps: what is played while no more comes into carts finds little else."""
+        self.steps_paused = steps
+        pausing = self.reason_before(self.sale.pause(self.bucket, reason, "eve"))
+        self.same(pausing, lambda: self.model.pause(reason))
+
+    @rule()
+    def resume(self) -> None:
+        resuming = self.reason_before(self.sale.resume(self.bucket))
+        self.same(resuming, self.model.resume)
+
+    @staticmethod
+    async def reason_before(change: Coroutine[Any, Any, Paused | None]) -> str | None:
+        before = await change
+        return before and before.reason
+
+    @rule(shopper=shoppers, pick=st.integers(-8, 4))
+    @if_carts
+    def release_held(self, shopper: int, pick: int) -> None:
+        """What a cart holds, which its owner is told of when it answers the owner."""
+        owner, cart_id = self.owner(shopper), None if pick < 0 else self.cart_id(pick)
+        self.same(
+            self.store.release_held(self.bucket, owner, cart_id=cart_id),
+            lambda: self.model.release_held(owner, cart_id),
+        )
+
     # What the merchant does.
 
     @rule(counter=st.sampled_from([*COUNTERS, f"{TEE}/a"]), units=st.integers(-4, 3))
@@ -401,6 +487,12 @@ class Carts(RuleBasedStateMachine):
     # After every step.
 
     @invariant()
+    def a_pause_ends(self) -> None:
+        self.steps_paused -= 1
+        if self.model.paused is not None and self.steps_paused < 0:
+            self.resume()
+
+    @invariant()
     def the_books_add_up(self) -> None:
         books = Books(self.shop, self.found)
         books.check()
@@ -424,6 +516,22 @@ class Carts(RuleBasedStateMachine):
         assert books.hash("repricing").keys() == {name.encode() for name in model.repricing}
         assert Counter(books.price_changes()) == Counter(model.price_changes)
         assert int(self.found[self.bucket.seq.encode()]) == model.last_id
+        pause = self.found.get(self.bucket.paused.encode())
+        assert (pause and Paused.of(pause.decode()).reason) == model.paused
+        self.expect_outcomes()
+
+    def expect_outcomes(self) -> None:
+        """Those that the model has, and no others: a pause is none."""
+        names: set[str] = set()
+        used: Counter[str] = Counter()
+        for asked in self.asked:
+            if asked.key in self.model.outcomes:
+                name, count = self.bucket.once(Once(asked.owner, asked.key, ""))
+                names.add(name)
+                used[count] += 1
+        found = {key.decode(): value for key, value in self.found.items() if is_of_outcomes(key)}
+        counts = {key: int(value) for key, value in found.items() if key in used}
+        assert (found.keys(), counts) == (names | used.keys(), used)
 
     # How the rules do it.
 
@@ -435,7 +543,7 @@ class Carts(RuleBasedStateMachine):
         expected, expected_refusal = outcome(predicted)
         assert (answer, refusal) == (expected, expected_refusal)
         if refusal is not None and self.releases() == version and refusal[0] != "CartChanged":
-            assert self.found == before
+            assert but_outcomes(self.found) == but_outcomes(before)
         return answer
 
     def look(self) -> None:
@@ -571,6 +679,15 @@ class Books:
         assert self.zset("holds") == holds
         assert self.zset("holds_by_sku").keys() == holds_by_sku
         assert self.zset("holders").keys() == holders
+
+
+def is_of_outcomes(key: bytes) -> bool:
+    return key.startswith(b"idem")
+
+
+def but_outcomes(found: dict[bytes, Any]) -> dict[bytes, Any]:
+    """A refusal changes nothing else."""
+    return {key: value for key, value in found.items() if not is_of_outcomes(key)}
 
 
 def told(name: str | int) -> str:
