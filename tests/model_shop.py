@@ -138,6 +138,9 @@ class Basket:
     def in_order(self) -> list[Item]:
         return sorted(self.items.values(), key=lambda item: item.number)
 
+    def saved(self) -> list[Item]:
+        return [item for item in self.in_order() if item.saved]
+
     def units_of(self, product_id: str) -> int:
         return sum(item.ordered for item in self.items.values() if item.product_id == product_id)
 
@@ -667,7 +670,7 @@ class ModelShop:
 
     def _close_but_saved(self, basket: Basket) -> Cart:
         """Close as converted; what was saved for later stays, in the owner's next cart."""
-        saved = [item for item in basket.in_order() if item.saved]
+        saved = basket.saved()
         for item in saved:
             del basket.items[item.sku]
         closed = self._close_as("CONVERTED", basket)

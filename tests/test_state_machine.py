@@ -100,7 +100,7 @@ descriptions = st.builds(
 )
 
 if_carts = precondition(lambda self: bool(self.model.carts))
-KEYED = ("add", "set", "remove")
+KEYED = ("add", "add", "set", "remove")
 
 Fields = dict[bytes, bytes]
 
@@ -297,8 +297,8 @@ class Carts(RuleBasedStateMachine):
     @rule(shopper=shoppers, pick=picks, by_item=st.booleans())
     @if_carts
     def take_back(self, shopper: int, pick: int, by_item: bool) -> None:
-        owner = self.owner(shopper)
-        name = self.line(owner, pick, by_item)
+        owner = self.saver(shopper)
+        name = self.line(owner, pick, by_item, saved=True)
         self.same(
             self.store.take_back(self.bucket, owner, told(name)),
             lambda: self.model.take_back(owner, name),
@@ -403,13 +403,14 @@ class Carts(RuleBasedStateMachine):
 
     # What operators do.
 
-    @rule(reason=st.sampled_from(["a wrong price", ""]), steps=st.integers(1, 8))
+    @rule(reason=st.sampled_from(["a wrong price", ""]), steps=st.integers(2, 12))
     def pause(self, reason: str, steps: int) -> None:
         """For a few steps: what is played while no more comes into carts finds little else."""
         self.steps_paused = steps
         pausing = self.reason_before(self.sale.pause(self.bucket, reason, "eve"))
         self.same(pausing, lambda: self.model.pause(reason))
 
+    @precondition(lambda self: self.model.paused is not None)
     @rule()
     def resume(self) -> None:
         resuming = self.reason_before(self.sale.resume(self.bucket))
@@ -560,12 +561,18 @@ class Carts(RuleBasedStateMachine):
         choice = with_lines if with_lines and pick < 11 else among
         return choice[pick % len(choice)]
 
-    def line(self, owner: Owner, pick: int, by_item: bool) -> str | int:
+    def saver(self, pick: int) -> Owner:
+        """Somebody who has saved a line for later, if there is anybody."""
+        carts = self.model.carts.values()
+        return self.owner(pick, [cart.owner for cart in carts if cart.saved()] or OWNERS)
+
+    def line(self, owner: Owner, pick: int, by_item: bool, *, saved: bool = False) -> str | int:
         """A line of the owner's cart, mostly; by its SKU or its item id."""
         cart = self.model.carts.get(owner)
         if cart is None or not cart.items or pick == 7:
             return item_id(self.model.last_id, pick) if by_item else SKUS[pick % len(SKUS)]
-        item = cart.in_order()[pick % len(cart.items)]
+        items = (saved and cart.saved()) or cart.in_order()
+        item = items[pick % len(items)]
         return item_id(cart.id, item.number) if by_item else item.sku
 
     def cart_id(self, pick: int) -> int:
@@ -796,6 +803,16 @@ GUARDS = {
     "a hold that ends is given back": (
         "lib/line.lua",
         "      take(line.counter, -line.units)\n",
+        "",
+    ),
+    "no more comes in while the sale is paused": (
+        "lib/terms.lua",
+        "return sale_paused() or decide(",
+        "return decide(",
+    ),
+    "what an operator takes from a cart is told": (
+        "lib/line.lua",
+        "    add_notice(cart, line.sku, line.units, reason)\n",
         "",
     ),
 }
