@@ -16,6 +16,8 @@ _REASONS = (
 LINES_LEFT = "lines have left"
 """Of a checkout that told its shopper, who has to look at the cart again."""
 
+PAUSED = "sale is paused"
+
 _PAUSED = r"\bpaused\b|sale_paused"
 
 
@@ -28,7 +30,7 @@ def reason(status: int, body: str) -> str | None:
     if status == 429:
         return "too many"
     if status == 503:
-        return "sale is paused" if re.search(_PAUSED, body) else None
+        return PAUSED if re.search(_PAUSED, body) else None
     if not 400 <= status < 500:
         return None
     return next((words for pattern, words in _REASONS if re.search(pattern, body)), None)

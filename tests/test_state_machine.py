@@ -419,7 +419,7 @@ class Carts(RuleBasedStateMachine):
     @staticmethod
     async def reason_before(change: Coroutine[Any, Any, Paused | None]) -> str | None:
         before = await change
-        return before and before.reason
+        return None if before is None else before.reason
 
     @rule(shopper=shoppers, pick=st.integers(-8, 4))
     @if_carts
@@ -531,8 +531,8 @@ class Carts(RuleBasedStateMachine):
                 names.add(name)
                 used[count] += 1
         found = {key.decode(): value for key, value in self.found.items() if is_of_outcomes(key)}
-        counts = {key: int(value) for key, value in found.items() if key in used}
-        assert (found.keys(), counts) == (names | used.keys(), used)
+        assert set(found) == names | set(used)
+        assert {count: int(found[count]) for count in used} == used
 
     # How the rules do it.
 

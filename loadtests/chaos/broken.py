@@ -60,6 +60,8 @@ _TRIM = "                await backlog.trim_prices(bucket, batch.last)\n"
 _OUR_TIME = "return int((self._offset_s + self.monotonic()) * 1000)"
 _OWN_TIME = "return wall_ms()"
 
+_PAUSED = "sale_paused() or decide("
+
 STORE, FLUSH = "cartsvc/store.py", "cartsvc/flush.py"
 
 GUARDS = {
@@ -78,6 +80,7 @@ GUARDS = {
         (("cartsvc/sql/ledger.sql", _VERSION, "true"),), "two-workers", ("C4",)
     ),
     "a clock of its own": Guard((("cartsvc/clock.py", _OUR_TIME, _OWN_TIME),), "clocks", ("C3",)),
+    "no look at the pause": Guard((("lua/lib/terms.lua", _PAUSED, "decide("),), "pauses", ("C6",)),
     "clear before commit": Guard(
         ((FLUSH, _WRITE, _CLEAR + _crash(12, 0.3) + _WRITE),), "points", ("C4",)
     ),

@@ -6,6 +6,8 @@ C3  each request that was granted was carried out once, each that was refused no
     that was not answered at most once
 C4  PostgreSQL has what Redis has, by cart, version and lines, and each price change once
 C5  no cart is over its cap
+C6  nothing more comes into a cart that was asked for after an operator was told that the sale is
+    paused, until it is resumed; and nobody is refused for a pause that is over
 """
 
 import asyncio
@@ -19,9 +21,10 @@ from cartsvc.cart_hash import cart_of, fields_of
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, Owner, item_id
+from loadtests.chaos import pauses
 from loadtests.chaos.journal import Journal
 
-RULES = ("C1", "C2", "C3", "C4", "C5")
+RULES = ("C1", "C2", "C3", "C4", "C5", "C6")
 
 _TOLD = 5
 """Violations of a rule that are told in words; how many there are is told of all."""
@@ -73,6 +76,7 @@ async def check(redis_url: str, ledger: Ledger, bucket: Bucket, journal: Journal
         "C3": _journal(stores, journal),
         "C4": _rows(stores),
         "C5": [f"cart {one.id}: {len(one.lines)}" for one in stores.carts if len(one.lines) > 50],
+        "C6": pauses.wrong(journal.asked, journal.pauses),
     }
     return Verdict({rule: wrong for rule, wrong in found.items() if wrong})
 

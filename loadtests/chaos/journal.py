@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from cartsvc.model import Owner
+from loadtests.chaos.pauses import Asked, Pause
 from loadtests.chaos.waits import Waits
 
 Outcome = Literal["ok", "failed", "unknown"]
@@ -64,13 +65,18 @@ def _without(lines: Iterable[tuple[str, int]], sku: str) -> dict[str, int]:
 
 
 class Journal:
-    """All shoppers of a run, how often they were told what, and what can't be."""
+    """All shoppers of a run, how often they were told what, and what can't be.
+
+    `asked` is what they asked for and when, and `pauses` when operators paused the sale.
+    """
 
     def __init__(self) -> None:
         self.shoppers: dict[Owner, Shopper] = {}
         self.outcomes: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.waits = Waits()
+        self.asked: list[Asked] = []
+        self.pauses: list[Pause] = []
         self.wrong: list[str] = []
 
     def shopper(self, owner: Owner) -> Shopper:

@@ -26,6 +26,8 @@ from cartsvc.importer import Importer
 from cartsvc.keys import Bucket
 from cartsvc.ledger import Ledger
 from cartsvc.model import Cart, LineRequest, Owner
+from cartsvc.prices import Prices
+from cartsvc.sale import Sale
 from cartsvc.scripts import Runner, connect
 from cartsvc.shelf import Shelf
 from cartsvc.store import Store
@@ -44,6 +46,7 @@ SESSIONS = [Owner("session", "ann"), Owner("session", "bob")]
 USERS = [Owner("user", "7"), Owner("user", "8")]
 OWNERS = [*SESSIONS, *USERS]
 MAX_LINES = 3
+PRICE = 9
 STEPS = 50
 
 _BEGUN_MS = 1_763_640_000_000
@@ -70,13 +73,15 @@ class Service:
         self.backlog = Backlog(self.runner)
         self.shelf = Shelf(self.runner)
         self.archive = Archive(self.store, self.backlog, ledger, timeout_s=_TIMEOUT_S)
+        self.sale = Sale(self.runner)
+        self.prices = Prices(ledger, self.shelf, bucket)
 
     async def sell(self) -> None:
         """Put the sale into both stores, which know nothing of the tenant yet."""
         await self.redis.flushall()
         products = "\n".join(
             json.dumps(
-                {"id": sku, "name": sku, "price": 9, "stock_policy": one.policy}
+                {"id": sku, "name": sku, "price": PRICE, "stock_policy": one.policy}
                 | ({} if one.policy == "untracked" else {"stock": one.stock})
                 | ({"hold_ttl_s": one.ttl_s} if one.ttl_s else {})
             )
@@ -89,6 +94,12 @@ class Service:
     async def close_cart(self, owner: Owner, status: Any) -> Cart:
         cart = await self.archive.active(self.bucket, owner)
         return await self.archive.close(self.bucket, cart, status)
+
+    async def set_price(self, sku: str, price_minor: int) -> None:
+        """In the catalogue, and in every cart that has it."""
+        await self.prices.set(sku, price_minor)
+        while await upkeep.reprice(self.store, self.bucket):
+            pass
 
     async def flush(self) -> None:
         await flush.carts(self.backlog, self.ledger, self.bucket, 100, batches=10)
@@ -148,7 +159,9 @@ class Machine(RuleBasedStateMachine):
         self.clock = Clock()
         self.bucket = Bucket(f"run-{number}")
         self.service = self.begin()
-        self.plain = PlainShop(SALE, MAX_LINES, self.clock.ms)
+        prices = dict.fromkeys(SALE, 100 * PRICE)
+        self.plain = PlainShop(SALE, MAX_LINES, self.clock.ms, prices)
+        self.steps_paused = 0
         self.versions: dict[int, int] = {}
         self.restarts = 0
         self.run(self.service.sell())
@@ -242,6 +255,35 @@ class Machine(RuleBasedStateMachine):
         owner, _ = self.line(pick)
         self.same(self.service.close_cart(owner, status), lambda: self.plain.abandon(owner))
 
+    # What operators do.
+
+    @rule(steps=st.integers(2, 8))
+    @if_carts
+    def pause(self, steps: int) -> None:
+        """For a few steps: what is played meanwhile finds little else."""
+        self.steps_paused = steps
+        before = self.run(self.service.sale.pause(self.bucket, "a wrong price", "eve"))
+        assert (before is not None) == self.plain.is_paused
+        self.plain.is_paused = True
+
+    @precondition(lambda self: self.plain.is_paused)
+    @rule()
+    def resume(self) -> None:
+        assert self.run(self.service.sale.resume(self.bucket)) is not None
+        self.plain.is_paused = False
+
+    @rule(pick=picks)
+    @if_carts
+    def release(self, pick: int) -> None:
+        owner, _ = self.line(pick)
+        self.same(self.store.release_held(self.bucket, owner), lambda: self.plain.release(owner))
+
+    @rule(sku=skus, price_minor=st.integers(900, 902))
+    @if_carts
+    def set_price(self, sku: str, price_minor: int) -> None:
+        self.run(self.service.set_price(sku, price_minor))
+        self.plain.prices[sku] = price_minor
+
     # What time and the service do.
 
     @rule(seconds=st.sampled_from([1, 30, 60, 600]))
@@ -291,11 +333,19 @@ class Machine(RuleBasedStateMachine):
     # After every step, and in the end.
 
     @invariant()
+    def a_pause_ends(self) -> None:
+        self.steps_paused -= 1
+        if self.plain.is_paused and self.steps_paused < 0:
+            self.resume()
+
+    @invariant()
     def carts_in_redis_are_as_they_should_be(self) -> None:
         for owner, cart in self.run(self.service.hot_carts()).items():
             expected = self.plain.carts.get(owner)
             assert expected is not None, f"{owner} has a cart"
             assert _items(cart) == expected, f"{owner} has {_items(cart)} instead of {expected}"
+            for line in cart.lines:
+                assert line.price_minor == self.plain.prices[line.sku], f"{owner}'s {line.sku}"
             self.plain.ids[owner] = cart.id
             assert cart.version >= self.versions.get(cart.id, 0), owner
             self.versions[cart.id] = cart.version

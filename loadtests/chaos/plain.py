@@ -37,16 +37,21 @@ class Refused(Exception):
 
 @dataclass
 class PlainShop:
-    """`rows` are the carts as PostgreSQL has them; `untold` owners have not heard of a loss."""
+    """`rows` are the carts as PostgreSQL has them; `untold` owners have not heard of a loss.
+
+    While it `is_paused`, no more comes into carts.
+    """
 
     rules: Mapping[str, Rules]
     max_lines: int
     now_ms: int
+    prices: dict[str, int]
     carts: dict[Owner, Items] = field(default_factory=dict)
     ids: dict[Owner, int] = field(default_factory=dict)
     rows: dict[int, tuple[Owner, Items]] = field(default_factory=dict)
     sold: Counter[str] = field(default_factory=Counter)
     untold: set[Owner] = field(default_factory=set)
+    is_paused: bool = False
 
     def free(self, sku: str) -> int:
         held = sum(
@@ -61,7 +66,7 @@ class PlainShop:
     def add(self, owner: Owner, sku: str, units: int) -> Items:
         cart = self.carts.get(owner, {})
         item = cart.get(sku)
-        granted = self._granted(cart, sku, units + (item.units if item else 0))
+        granted = self._more(cart, sku, units + (item.units if item else 0))
         if item is None and len(cart) >= self.max_lines:
             raise Refused("CartFull")
         self.carts.setdefault(owner, {})[sku] = granted
@@ -72,7 +77,7 @@ class PlainShop:
         if item.saved or units < item.units:
             cart[sku] = replace(item, units=units)
         elif units > item.units:
-            cart[sku] = self._granted(cart, sku, units)
+            cart[sku] = self._more(cart, sku, units)
         return self._told(owner)
 
     def remove(self, owner: Owner, sku: str) -> Items:
@@ -88,7 +93,7 @@ class PlainShop:
     def take_back(self, owner: Owner, sku: str) -> Items:
         cart, item = self._line(owner, sku)
         if item.saved:
-            cart[sku] = self._granted(cart, sku, item.units)
+            cart[sku] = self._more(cart, sku, item.units)
         return self._told(owner)
 
     def read(self, owner: Owner) -> Items:
@@ -147,21 +152,29 @@ class PlainShop:
         self._close_at_once(owner)
         return _not_held(cart)
 
+    # What operators do.
+
+    def release(self, owner: Owner) -> Items:
+        """What is left; the owner does not know yet."""
+        cart = self._cart(owner)
+        held = [sku for sku, item in cart.items() if item.until_ms is not None]
+        self._take_away(owner, held)
+        return dict(cart)
+
     # What time and the service do.
 
     def expire(self, seconds: int) -> None:
         self.now_ms += 1000 * seconds
         for owner, cart in self.carts.items():
-            for sku in _due(cart, self.now_ms):
-                del cart[sku]
-                self.untold.add(owner)
+            self._take_away(owner, _due(cart, self.now_ms))
 
     def flush(self) -> None:
         """What PostgreSQL has from now on."""
         self.rows = {self.ids[owner]: (owner, dict(cart)) for owner, cart in self.carts.items()}
 
     def lose(self) -> None:
-        """Redis forgets everything, and gets what PostgreSQL has."""
+        """Redis forgets everything, a pause too, and gets what PostgreSQL has."""
+        self.is_paused = False
         self.carts, self.ids, self.untold = {}, {}, set()
         for cart_id, (owner, items) in sorted(self.rows.items()):
             self.ids[owner] = cart_id
@@ -201,6 +214,11 @@ class PlainShop:
         item = cart.get(sku)
         return self.free(sku) + (item.units if item and item.until_ms is not None else 0)
 
+    def _more(self, cart: Items, sku: str, units: int) -> Item:
+        if self.is_paused:
+            raise Refused("SalePaused")
+        return self._granted(cart, sku, units)
+
     def _granted(self, cart: Items, sku: str, units: int) -> Item:
         if units > self._most(cart, sku):
             raise Refused("OutOfStock")
@@ -209,6 +227,11 @@ class PlainShop:
         item = cart.get(sku)
         until_ms = item.until_ms if item else None
         return Item(units, until_ms=until_ms or self.now_ms + 1000 * self.rules[sku].ttl_s)
+
+    def _take_away(self, owner: Owner, names: list[str]) -> None:
+        for sku in names:
+            del self.carts[owner][sku]
+            self.untold.add(owner)
 
     def _close(self, owner: Owner) -> None:
         del self.carts[owner]

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from loadtests import outcomes
 from loadtests.chaos import dialects
 from loadtests.chaos.dialects import Dialect, Request, Seen
 from loadtests.chaos.http import NO_ANSWER, NOT_SENT, Answer, Client
 from loadtests.chaos.journal import Change, Journal, Outcome, World
+from loadtests.chaos.pauses import Asked
 from loadtests.chaos.waits import Wait
 
 _names = itertools.count(1)
@@ -39,7 +41,13 @@ class Habits:
     every_s: float = 0.0
 
 
+def is_paused(answer: Answer) -> bool:
+    return outcomes.reason(answer.status, str(answer.body)) == outcomes.PAUSED
+
+
 def outcome_of(answer: Answer) -> Outcome:
+    if is_paused(answer):
+        return "failed"
     if answer.status in (NO_ANSWER, 500, 502, 503, 504):
         return "unknown"
     return "ok" if 200 <= answer.status < 300 else "failed"
@@ -90,7 +98,7 @@ class Shopping:
         sku = self.random.choice(self.habits.products)
         units = self.random.randint(1, self.habits.most_units)
         request = self.dialect.add(self.shopper.owner, sku, units)
-        return await self._tell(request, partial(_added, sku=sku, units=units))
+        return await self._tell(request, partial(_added, sku=sku, units=units), is_more=True)
 
     async def _change(self) -> bool:
         assert self.seen is not None
@@ -101,7 +109,8 @@ class Shopping:
             return await self._tell(request, partial(_set, sku=sku, units=0))
         units = self.random.randint(1, self.habits.most_units)
         request = self.dialect.set(self.shopper.owner, sku, item, units)
-        return await self._tell(request, partial(_set, sku=sku, units=units))
+        is_more = units > self.seen.lines[sku]
+        return await self._tell(request, partial(_set, sku=sku, units=units), is_more=is_more)
 
     async def _convert(self) -> bool:
         cart_id = self.seen.cart_id if self.seen else None
@@ -119,8 +128,8 @@ class Shopping:
         self.journal.note(self.shopper, outcome, World.ordered)
         return False
 
-    async def _tell(self, request: Request, change: Change) -> bool:
-        answer = await self._settled(request)
+    async def _tell(self, request: Request, change: Change, *, is_more: bool = False) -> bool:
+        answer = await self._settled(request, is_more=is_more)
         if answer.status == NOT_SENT:
             await asyncio.sleep(_RETRY_S)
             return True
@@ -143,8 +152,18 @@ class Shopping:
         lines, items = self.seen.lines | seen.lines, self.seen.items | seen.items
         return Seen(lines, items, seen.cart_id)
 
-    async def _settled(self, request: Request) -> Answer:
-        """The answer; with a key the request is sent again until there is one."""
+    async def _settled(self, request: Request, *, is_more: bool = False) -> Answer:
+        """The answer, of which the journal keeps when it was asked for."""
+        first_s = time.perf_counter()
+        answer = await self._answered(request)
+        outcome = outcome_of(answer)
+        begun_s = first_s if answer.is_replay and outcome == "ok" else self.sent_s
+        told = "paused" if is_paused(answer) else outcome
+        self.journal.asked.append(Asked(begun_s, time.perf_counter(), is_more, told))
+        return answer
+
+    async def _answered(self, request: Request) -> Answer:
+        """With a key the request is sent again until there is an answer, and the sale goes on."""
         if not self.habits.with_keys:
             return await self._send(request)
         key = {"Idempotency-Key": f"{self.key_prefix}{next(self.keys)}"}
@@ -152,13 +171,14 @@ class Shopping:
         for _ in range(_RETRIES):
             answer = await self._send(keyed)
             is_known = outcome_of(answer) != "unknown" and answer.status != NOT_SENT
-            if is_known or self.stop.is_set():
+            if (is_known and not is_paused(answer)) or self.stop.is_set():
                 break
             await asyncio.sleep(_RETRY_S)
         return answer
 
     async def _send(self, request: Request) -> Answer:
         begun_s = await self._turn()
+        self.sent_s = time.perf_counter()
         method, path, headers, content, _ = request
         answer = await self.client.send(method, path, headers, content)
         self.journal.statuses[answer.status] += 1
