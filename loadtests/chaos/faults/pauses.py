@@ -22,7 +22,7 @@ _PAUSED_S = 0.3
 async def killed_while_paused(scale: float, tree: Path | None = None) -> Result:
     """API, Redis or worker is killed while an operator pauses the sale; those who have a key ask
     again until it goes on."""
-    pauses = max(3, int(9 * scale))
+    pauses = max(2, int(9 * scale))
     async with opened(durable=True, always=True, tree=tree, durability="fsync") as place:
         products = skus(20)
         await place.sell(*(row(sku, PLENTY) for sku in products[1:]))
@@ -30,7 +30,9 @@ async def killed_while_paused(scale: float, tree: Path | None = None) -> Result:
         await place.start()
         journal = Journal()
         loads = [
-            Load(place, journal, Habits(ENDLESS, products, with_keys, changes=0.5), seed)
+            Load(
+                place, journal, Habits(ENDLESS, products, with_keys, changes=0.5, visits=100), seed
+            )
             for seed, with_keys in enumerate((False, True))
         ]
         chance = random.Random(4)
