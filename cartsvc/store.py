@@ -568,7 +568,8 @@ class Store:
                     try:
                         return await attempt()
                     except HoldsDue as again:
-                        if not released:
+                        # What somebody else has released is not in the way: something else is.
+                        if not released and again.args == due.args:
                             raise
                         due = again
         except TimeoutError:
