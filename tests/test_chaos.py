@@ -9,12 +9,15 @@ import pytest
 from cartsvc.model import Owner
 from cartsvc.recovery import Books, Recovery
 from loadtests.chaos import __main__ as chaos
-from loadtests.chaos import faults
+from loadtests.chaos import faults, pauses
 from loadtests.chaos.broken import GUARDS, edited
 from loadtests.chaos.checker import Verdict
 from loadtests.chaos.faults.fault import Result, compare_waits, result_of, until
+from loadtests.chaos.http import Answer
 from loadtests.chaos.journal import Journal, World
+from loadtests.chaos.pauses import Asked, Pause, Told
 from loadtests.chaos.place import opened
+from loadtests.chaos.shoppers import outcome_of
 from loadtests.chaos.waits import Wait, Waits
 
 SHORT = 0.04
@@ -112,6 +115,45 @@ def test_a_line_that_may_expire_may_be_gone() -> None:
     journal.shopper(ANN).expiring.add("a")
     journal.check(ANN, {}, [])
     assert not journal.wrong
+
+
+# What a pause lets in, and whom it keeps out.
+
+PAUSE = Pause(10, 11, 15, 16)
+
+
+def asked(begun_s: float, ended_s: float, told: Told, *, is_more: bool = True) -> Asked:
+    return Asked(begun_s, ended_s, is_more, told)
+
+
+@pytest.mark.parametrize(
+    ("one", "is_wrong"),
+    [
+        (asked(11.1, 14.9, "ok"), True),
+        (asked(11.1, 14.9, "ok", is_more=False), False),
+        (asked(11.1, 14.9, "paused"), False),
+        (asked(11.1, 14.9, "failed"), False),
+        (asked(11.1, 14.9, "unknown"), False),
+        # On its way when the pause came, or still on its way when it ended.
+        (asked(10.9, 12, "ok"), False),
+        (asked(14, 15.1, "ok"), False),
+        (asked(9, 10.1, "paused"), False),
+        (asked(15.9, 17, "paused"), False),
+        # Before and after it.
+        (asked(1, 2, "ok"), False),
+        (asked(9, 9.9, "paused"), True),
+        (asked(16.1, 17, "paused"), True),
+    ],
+)
+def test_what_may_be_told_beside_a_pause(one: Asked, is_wrong: bool) -> None:
+    assert bool(pauses.wrong([one], [PAUSE, Pause(30, 31, 35, 36)])) == is_wrong
+
+
+def test_a_pause_is_no_outcome_of_which_nothing_is_known() -> None:
+    """Nothing was changed, which the journal holds the service to; any other 503 may mean all."""
+    told = {"message": "The sale is paused: a wrong price", "error": {"code": "sale_paused"}}
+    assert outcome_of(Answer(503, told)) == "failed"
+    assert outcome_of(Answer(503, {"error": "please try again"})) == "unknown"
 
 
 # How long they waited, and how much is asked for.

@@ -310,6 +310,9 @@ class Machine(RuleBasedStateMachine):
     @rule()
     @if_carts
     def warm(self) -> None:
+        if self.run(self.service.redis.xlen(self.bucket.prices)):
+            # A cart that was closed has its row already: its price changes, if lost, are missing.
+            self.flush()
         self.run(self.service.lose())
         self.plain.lose()
         self.versions.clear()

@@ -42,6 +42,8 @@ class Habits:
 
 
 def is_paused(answer: Answer) -> bool:
+    if answer.status != 503:
+        return False
     return outcomes.reason(answer.status, str(answer.body)) == outcomes.PAUSED
 
 
@@ -70,6 +72,7 @@ class Shopping:
         self.random = random.Random(seed)
         self.key_prefix = f"{seed}-"
         self.keys = itertools.count(1)
+        self.sent_s = 0.0
         self.turn_s = time.perf_counter() + habits.every_s * self.random.random()
 
     async def run(self) -> None:

@@ -13,9 +13,9 @@ _FEWEST = 50
 
 
 async def games(scale: float, tree: Path | None = None) -> Result:
-    """Five hundred games of fifty steps against a plain model."""
+    """Four hundred games of fifty steps against a plain model."""
     assert tree is None, "it is played in this process"
-    runs = max(_FEWEST, int(500 * scale))
+    runs = max(_FEWEST, int(400 * scale))
     async with opened(durable=True) as place:
         result = Result("games of 50 steps", Journal(), Verdict({}))
         try:
