@@ -15,12 +15,12 @@ from cartsvc.bounds import Bounded
 from cartsvc.http import Endpoint, Reply, reply
 from cartsvc.wire import Protocol, _OneWrite
 from tests import wait
-from tests.connections import Place
+from tests.connections import Place, Wire
 from tests.mutants import mutant, turns_red
 from tests.wait import wait_until
 
 
-class Wire(asyncio.Transport):
+class Noting(asyncio.Transport):
     """A transport that notes what it is told."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ async def a_turn() -> None:
 
 
 async def test_what_comes_in_a_turn_leaves_in_one_write() -> None:
-    wire = Wire()
+    wire = Noting()
     transport = _OneWrite(wire)
     for piece in (b"head ", b"body, ", b"head ", b"body"):
         transport.write(piece)
@@ -59,7 +59,7 @@ async def test_what_comes_in_a_turn_leaves_in_one_write() -> None:
 
 
 async def test_a_close_comes_behind_what_was_written() -> None:
-    wire = Wire()
+    wire = Noting()
     transport = _OneWrite(wire)
     transport.write(b"head ")
     transport.write(b"body")
@@ -69,7 +69,7 @@ async def test_a_close_comes_behind_what_was_written() -> None:
 
 
 async def test_a_client_that_has_left_is_told_nothing() -> None:
-    wire = Wire()
+    wire = Noting()
     transport = _OneWrite(wire)
     transport.write(b"head")
     wire.gone = True
@@ -82,7 +82,7 @@ async def test_a_client_that_has_left_is_told_nothing() -> None:
 
 async def test_guards(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Wire, "is_closing", lambda _: False)
+        patch.setattr(Noting, "is_closing", lambda _: False)
         await turns_red(test_a_client_that_has_left_is_told_nothing())
     monkeypatch.setattr(_OneWrite, "close", lambda self: self._transport.close())
     await turns_red(test_a_close_comes_behind_what_was_written())
@@ -199,16 +199,22 @@ async def goes_on(module: ModuleType) -> None:
             assert b"b:" not in client.arrived
 
 
+async def unread_by(place: Shop) -> Wire:
+    """A client that takes nothing any more, and whose answer is due."""
+    client = place.connect()
+    client.protocol.pause_writing()
+    await client.send(REQUESTS["add"])
+    await wait_until(lambda: place.bodies, [b"body"])
+    return client
+
+
 async def test_what_is_not_read_is_not_written_on() -> None:
     await unread(wire_module)
 
 
 async def unread(module: ModuleType) -> None:
     async with serving(module.Protocol) as place:
-        client = place.connect()
-        client.protocol.pause_writing()
-        await client.send(REQUESTS["add"])
-        await wait_until(lambda: place.bodies, [b"body"])
+        client = await unread_by(place)
         for _ in range(3):
             await a_turn()
         assert client.arrived == b""
@@ -235,10 +241,7 @@ async def test_who_leaves_is_not_answered() -> None:
 
 async def leaves(module: ModuleType) -> None:
     async with serving(module.Protocol) as place:
-        client = place.connect()
-        client.protocol.pause_writing()
-        await client.send(REQUESTS["add"])
-        await wait_until(lambda: place.bodies, [b"body"])
+        client = await unread_by(place)
         client.close()
         await wait_until(lambda: len(place.state.tasks), 0)
         assert (client.arrived, place.state.total_requests) == (b"", 0)
