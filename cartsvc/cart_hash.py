@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -68,20 +69,18 @@ def cart_of(owner: Owner, fields: dict[bytes, bytes]) -> Cart:
 
 def _lines(fields: dict[bytes, bytes]) -> list[Line]:
     is_sold = fields.get(b"status") == b"CONVERTED"
-    names = [name for name in fields if name[:2] in _QUANTITIES]
-    of_skus = [_of_sku(name[1:]) for name in names]
+    found = [_of_quantity(name) for name in fields if name[:2] in _QUANTITIES]
     # Decoded in one call: a cart of fifty is read as often as its shopper looks at it.
-    added = _at_addition(b"[%b]" % b",".join([fields[facts] for _, _, facts, _, _ in of_skus]))
+    added = _at_addition(b"[%b]" % b",".join([fields[one.facts] for one in found]))
     lines = []
-    for name, of_sku, fixed in zip(names, of_skus, added, strict=True):
-        product_id, variant_id, _, hold, update = of_sku
-        held = fields.get(hold)
-        updated = fields.get(update)
+    for one, fixed in zip(found, added, strict=True):
+        held = fields.get(one.hold)
+        updated = fields.get(one.update)
         line = Line(
             number=fixed.line,
-            product_id=product_id,
-            variant_id=variant_id,
-            quantity=int(fields[name]),
+            product_id=one.product_id,
+            variant_id=one.variant_id,
+            quantity=int(fields[one.quantity]),
             price_minor=fixed.price,
             name=fixed.name,
             variant_name=fixed.variant,
@@ -89,9 +88,9 @@ def _lines(fields: dict[bytes, bytes]) -> list[Line]:
             added_ms=fixed.added,
             updated_ms=int(updated) if updated else fixed.added,
             held_until_ms=int(held.partition(b" ")[0]) if held else None,
-            saved=name[0] == _SAVED,
+            saved=one.saved,
             fixed_price=bool(fixed.fixed),
-            sold_from=_counter(fields, name) if is_sold else None,
+            sold_from=_counter(fields, one.quantity) if is_sold else None,
         )
         lines.append(line)
     return lines
@@ -103,10 +102,25 @@ def _counter(fields: dict[bytes, bytes], quantity: bytes) -> str | None:
     return counter.decode() if counter else None
 
 
+class _Fields(NamedTuple):
+    """The fields of a line."""
+
+    quantity: bytes
+    facts: bytes
+    hold: bytes
+    update: bytes
+    product_id: str
+    variant_id: str | None
+    saved: bool
+
+
 # A sale has few SKUs, and many carts.
 @lru_cache(maxsize=16_384)
-def _of_sku(suffix: bytes) -> tuple[str, str | None, bytes, bytes, bytes]:
-    """What `:<sku>` names: product, variant, and the fields of what was fixed, the hold and the
-    last change."""
+def _of_quantity(name: bytes) -> _Fields:
+    """Those of the line whose quantity `q:<sku>` has, or `s:<sku>`."""
+    suffix = name[1:]
     product_id, variant_id = split_sku(suffix[1:].decode())
-    return product_id, variant_id, b"l" + suffix, b"h" + suffix, b"u" + suffix
+    is_saved = name[0] == _SAVED
+    return _Fields(
+        name, b"l" + suffix, b"h" + suffix, b"u" + suffix, product_id, variant_id, is_saved
+    )

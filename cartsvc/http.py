@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
@@ -76,21 +76,28 @@ class Disconnected(Exception):
     """The client left before its request was complete: there is nobody to answer."""
 
 
+Headers = Sequence[tuple[bytes, bytes]]
+
+
 class Reply(NamedTuple):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    async def send(self, scope: Scope, send: Send) -> None:
+    def send(self, scope: Scope, send: Send) -> Awaitable[None]:
         headers = [(REQUEST_ID, scope["request_id"].encode()), *self.headers]
         if self.status != NO_CONTENT:
             headers.append((b"content-type", b"application/json"))
             headers.append((b"content-length", b"%d" % len(self.body)))
-        if EXCHANGE in scope:
-            await scope[EXCHANGE].respond(self.status, headers, self.body)
-            return
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        respond = scope[EXCHANGE].respond if EXCHANGE in scope else partial(_respond, send)
+        sent: Awaitable[None] = respond(self.status, headers, self.body)
+        return sent
+
+
+async def _respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """As `wire.Exchange` does, by the messages of ASGI."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def reply(status: int, content: Any, *headers: tuple[bytes, bytes]) -> Reply:

@@ -278,10 +278,9 @@ class Runner:
 
 def answer(reply: list[Any]) -> Any:
     """What stands behind the code OK; any other code is raised as its error."""
-    code = reply[0].decode()
-    if code == "OK":
+    if reply[0] == b"OK":
         return reply[1] if len(reply) == 2 else reply[1:]
-    kind = REPLIES[code]
+    kind = REPLIES[reply[0].decode()]
     values = reply[1:]
     error = kind(
         *(told(_text(value)) for (_, told), value in zip(kind.facts, values, strict=False))

@@ -128,7 +128,9 @@ class Store:
             again = name in quantities
             quantities[name] = quantities[name] + line.quantity if again else line.quantity
         key = bucket.cart(owner)
-        units = [part for line in quantities.items() for part in line]
+        units: list[Argument] = []
+        for asked in quantities.items():
+            units += asked
         if once is not None:
             if self.guests.carts_per_s:
                 await self.guests.admit(bucket, owner, client, once)

@@ -6,13 +6,13 @@ loop leave in a row: each written as soon as it is made, an add is a seventh dea
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from cartsvc import http
 from cartsvc.bounds import Bounded
+from cartsvc.http import Headers
 
 
 class _OneWrite:
@@ -70,9 +70,7 @@ class Exchange:
         cycle = self._cycle
         return None if cycle.more_body or cycle.disconnected else bytes(cycle.body)
 
-    async def respond(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> None:
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a response, whose headers say how long it is."""
         cycle = self._cycle
         if cycle.flow.write_paused and not cycle.disconnected:
