@@ -55,14 +55,14 @@ def _rest() -> None:
     _put(process, "_spare_the_collector", lambda: None)
 
 
-def _one_write() -> None:
+def _whole() -> None:
     _put(process, "Protocol", Bounded)
 
 
 PARTS: dict[str, tuple[str, Callable[[], None]]] = {
     "link": ("cartsvc, each add a call of redis-py", _link),
     "sharing": ("cartsvc, each add a script call", _sharing),
-    "one-write": ("cartsvc, head and body of a response apart", _one_write),
+    "whole": ("cartsvc, requests and responses in pieces", _whole),
     "short-way": ("cartsvc, all ways through Starlette", _short_way),
     "rest": ("cartsvc, Python's collector as it comes", _rest),
 }
