@@ -101,20 +101,27 @@ class Shop:
 
     async def everything(self) -> dict[bytes, Any]:
         """All keys and their values: what must be the same when nothing was changed."""
-        return {key: await self._value(key) for key in sorted(await self.redis.keys("*"))}
+        keys = sorted(await self.redis.keys("*"))
+        kinds, values = (self.redis.pipeline(transaction=False) for _ in range(2))
+        for key in keys:
+            kinds.type(key)
+        for key, kind in zip(keys, await kinds.execute(), strict=True):
+            _ask_for(values, key, kind)
+        return dict(zip(keys, await values.execute(), strict=True))
 
-    async def _value(self, key: bytes) -> Any:
-        match await self.redis.type(key):
-            case b"hash":
-                return await self.redis.hgetall(key)
-            case b"zset":
-                return await self.redis.zrange(key, 0, -1, withscores=True)
-            case b"set":
-                return await self.redis.smembers(key)
-            case b"stream":
-                return await self.redis.xrange(key)
-            case _:
-                return await self.redis.get(key)
+
+def _ask_for(pipeline: Any, key: bytes, kind: bytes) -> None:
+    match kind:
+        case b"hash":
+            pipeline.hgetall(key)
+        case b"zset":
+            pipeline.zrange(key, 0, -1, withscores=True)
+        case b"set":
+            pipeline.smembers(key)
+        case b"stream":
+            pipeline.xrange(key)
+        case _:
+            pipeline.get(key)
 
 
 class Mutant(Runner):
