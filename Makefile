@@ -1,6 +1,7 @@
 # Everything below needs Python 3.11 or newer and nothing else; the rest comes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -q -n 3 --dist worksteal
 
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --quiet
@@ -19,14 +20,14 @@ help: ## Show this list
 run: .venv/installed ## Run the service here with its own Valkey and PostgreSQL, until Ctrl-C
 	@exec $(BIN)/cartsvc dev
 
-test: .venv/installed ## Run every test, on real servers that it starts itself
-	$(BIN)/pytest -q -n 3 --dist worksteal
+test: .venv/installed ## Run the tests that are not slow, on real servers that they start (3 min)
+	$(PYTEST) -m 'not slow'
 
-check: .venv/installed ## Format, lint, types and tests: what CI runs
+check: .venv/installed ## Format, lint, types and every test: what CI runs (8 min)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 3 --dist worksteal
+	$(PYTEST)
 
 format: .venv/installed ## Bring the code into its form
 	$(BIN)/ruff format .

@@ -28,13 +28,25 @@ LONGER = {"points", "kills", "price-kills"}
 """What takes time is left to `make chaos`; `test_worker` kills the worker at each point."""
 
 
-@pytest.mark.parametrize("name", [name for name in faults.ALL if name not in LONGER])
+SHORTEST = {"sell-out", "lost-replies"}
+"""Oversold and applied twice are asked for every time; the other faults are slow."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SHORTEST else pytest.mark.slow)
+        for name in faults.ALL
+        if name not in LONGER
+    ],
+)
 async def test_what_is_promised_holds(name: str) -> None:
     result = await faults.ALL[name](SHORT)
     assert result.holds, (result.wrong, result.verdict.told())
     assert result.journal.outcomes["ok"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blind retry", "stock check outside the script"])
 async def test_a_missing_guard_is_noticed(name: str, tmp_path: Path) -> None:
     """Two that show in seconds; `make chaos` takes out all."""
@@ -43,6 +55,7 @@ async def test_a_missing_guard_is_noticed(name: str, tmp_path: Path) -> None:
     assert set(guard.rules) <= result.verdict.broken.keys(), (result.wrong, result.notes)
 
 
+@pytest.mark.slow
 async def test_a_process_that_ends_by_itself_is_noticed() -> None:
     async with opened() as place:
         await asyncio.to_thread(place.start_worker)
@@ -191,6 +204,7 @@ def test_a_scale_that_is_none_is_told(scale: str) -> None:
         chaos.scale_of(scale)
 
 
+@pytest.mark.slow
 async def test_the_games_notice_what_is_sold_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """`warm` forgets what was sold."""
     counters = Recovery.counters

@@ -115,6 +115,7 @@ async def units(database_url: str) -> int:
 SERVERS = ("CARTSVC_URL", "CARTSVC_REDIS_URL", "CARTSVC_DATABASE_URL")
 
 
+@pytest.mark.slow
 async def test_up_add_down_and_up_again(folder: Path) -> None:
     port = str(free_port())
     run = Dev(folder, CARTSVC_PORT=port)
@@ -158,6 +159,7 @@ def test_the_curl_line_works_as_it_is_printed(start: Callable[..., Dev]) -> None
         run.end()
 
 
+@pytest.mark.slow
 def test_with_fsync_its_valkey_syncs_before_it_answers(start: Callable[..., Dev]) -> None:
     run = start(CARTSVC_DURABILITY="fsync")
     addresses = run.until_ready()
@@ -168,6 +170,7 @@ def test_with_fsync_its_valkey_syncs_before_it_answers(start: Callable[..., Dev]
     assert run.end()[0] == 0
 
 
+@pytest.mark.slow
 async def test_servers_of_ones_own_are_used_and_the_last_flush_is_done(
     folder: Path, valkey: embedded.Valkey, database_url: str
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_taken_port_is_told_in_a_line(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_second_one_in_the_folder_is_told_in_a_line(
     folder: Path, start: Callable[..., Dev]
 ) -> None:
@@ -213,6 +217,7 @@ def test_a_second_one_in_the_folder_is_told_in_a_line(
     assert run.end()[0] == 0
 
 
+@pytest.mark.slow
 def test_an_impatient_ctrl_c_does_not_spoil_the_order(folder: Path) -> None:
     run = Dev(folder, CARTSVC_PORT=str(free_port()))
     addresses = run.until_ready()
@@ -257,6 +262,7 @@ def test_a_signal_that_a_fork_has_swallowed_stops_the_start(
     assert started == ["worker"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["starting Postgres", "starting Valkey", "preparing"])
 def test_a_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path, moment: str) -> None:
     run = Dev(folder, CARTSVC_PORT=str(free_port()))
@@ -271,6 +277,7 @@ def test_a_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path, moment: st
     again.end()
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_ends_it_all(folder: Path) -> None:
     run = Dev(folder, CARTSVC_PORT=str(free_port()))
     addresses = run.until_ready()
@@ -286,6 +293,7 @@ def test_a_child_that_dies_ends_it_all(folder: Path) -> None:
     assert [url for url in SERVERS if is_open(addresses[url])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word to orphans is Linux's")
 async def test_killed_it_leaves_nothing_in_the_next_ones_way(folder: Path) -> None:
     port = str(free_port())
@@ -301,6 +309,7 @@ async def test_killed_it_leaves_nothing_in_the_next_ones_way(folder: Path) -> No
     assert [url for url in SERVERS if is_open(addresses[url])] == []
 
 
+@pytest.mark.slow
 def test_somebody_elses_server_on_the_kept_port_is_told_in_a_line(
     folder: Path, start: Callable[..., Dev]
 ) -> None:
@@ -314,6 +323,7 @@ def test_somebody_elses_server_on_the_kept_port_is_told_in_a_line(
     assert err == f"cartsvc: port {port} is taken: stop what uses it, or remove {file}\n"
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_ends_it_all(folder: Path, start: Callable[..., Dev]) -> None:
     run = start()
     run.until_ready()
@@ -325,6 +335,7 @@ def test_a_server_that_dies_ends_it_all(folder: Path, start: Callable[..., Dev])
     assert err.splitlines()[-1] == f"cartsvc: Valkey ended: see {folder}/.cartsvc/valkey"
 
 
+@pytest.mark.slow
 async def test_the_embedded_servers_want_their_passwords(
     valkey: embedded.Valkey, postgres: embedded.Postgres
 ) -> None:
@@ -342,6 +353,7 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
+@pytest.mark.slow
 async def test_a_crashed_postgres_starts_again_and_hurts_no_stranger(
     folder: Path, stranger: "subprocess.Popen[bytes]"
 ) -> None:
@@ -361,6 +373,7 @@ async def test_a_crashed_postgres_starts_again_and_hurts_no_stranger(
     assert stranger.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another way for PostgreSQL")
 async def test_postgres_runs_for_root_without_user_namespaces(
     folder: Path, monkeypatch: pytest.MonkeyPatch

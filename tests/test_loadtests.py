@@ -369,6 +369,7 @@ async def test_carts_that_hold_more_than_the_stock_are_waited_for(
         await sale.put(values, 1, 4, 0, is_fresh=True)
 
 
+@pytest.mark.slow
 async def test_a_sale_of_the_real_thing(
     api_url: str,
     api_ledger: Ledger,

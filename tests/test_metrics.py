@@ -208,6 +208,7 @@ async def test_a_store_that_is_away_is_told_as_that(
         assert found("cartsvc_processes") == 1
 
 
+@pytest.mark.slow
 async def test_several_processes_are_one_service(shop: Shop, valkey: embedded.Valkey) -> None:
     await shop.sell(stock=900)
     async with (

@@ -69,6 +69,7 @@ def installed(wheel: Path, folder: Path) -> Path:
     return environment / "bin"
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_scripts_queries_and_the_demo(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
@@ -80,6 +81,7 @@ def test_the_wheel_carries_scripts_queries_and_the_demo(wheel: Path) -> None:
     assert {name.split("/")[0] for name in shipped if ".dist-info" not in name} == {"cartsvc"}
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_where_there_is_no_checkout(installed: Path, folder: Path) -> None:
     empty = folder / "empty"
     empty.mkdir()

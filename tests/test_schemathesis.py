@@ -109,6 +109,7 @@ def session() -> Iterator[requests.Session]:
         yield session
 
 
+@pytest.mark.slow
 @SCHEMA.parametrize()
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_keeps_to_the_document(

@@ -106,6 +106,7 @@ async def test_a_stop_finishes_what_is_in_flight(
         assert proxy.connections == 2 * workers + 1
 
 
+@pytest.mark.slow
 async def test_a_process_that_dies_is_started_anew(shop: Shop, valkey: embedded.Valkey) -> None:
     await shop.sell(stock=900)
     async with serving(valkey.url, 2) as (parent, address):
@@ -117,6 +118,7 @@ async def test_a_process_that_dies_is_started_anew(shop: Shop, valkey: embedded.
         assert {answer.status for answer in answers} == {200}
 
 
+@pytest.mark.slow
 async def test_processes_that_find_no_folder_to_share_serve_all_the_same(
     shop: Shop, valkey: embedded.Valkey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ SEEN = (
 )
 
 
+@pytest.mark.slow
 async def test_shoppers_of_every_kind_buy_from_the_demo_catalogue(
     api_url: str, demo_shop: Shop, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ class WrongService:
         writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("is_alike", "told"),
     [
@@ -188,6 +190,7 @@ async def locust_page(folder: Path, **values: str) -> AsyncIterator[httpx.AsyncC
         await process.wait()
 
 
+@pytest.mark.slow
 async def test_the_page_lets_shoppers_and_a_shape_be_picked(
     api_url: str, demo_shop: Shop, tmp_path: Path
 ) -> None:

@@ -775,6 +775,7 @@ def test_valkey_has_what_the_model_says(valkey: Valkey) -> None:
         play(loop, runner)
 
 
+@pytest.mark.slow
 def test_fakeredis_has_what_the_model_says() -> None:
     with asyncio.Runner() as loop:
         redis = fakeredis.FakeAsyncRedis()
@@ -818,6 +819,7 @@ GUARDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", GUARDS)
 def test_finds_that_a_guard_is_missing(valkey: Valkey, guard: str) -> None:
     with connected(valkey) as (loop, runner):

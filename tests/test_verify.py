@@ -538,6 +538,7 @@ class Trade:
         await stock.add(self.random.choice([LAMP, MUG, "tee"]), self.random.randint(1, 5))
 
 
+@pytest.mark.slow
 async def test_a_busy_tenant_gives_no_false_alarm(
     audited: Audited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
