@@ -67,9 +67,11 @@ async def shop(runner: Runner) -> Shop:
 
 
 @pytest.fixture(params=["valkey", "fakeredis"])
-async def either_shop(request: pytest.FixtureRequest, shop: Shop, fake_shop: Shop) -> Shop:
+def either_shop(request: pytest.FixtureRequest) -> Shop:
     """The same case on the real server and on fakeredis."""
-    return shop if request.param == "valkey" else fake_shop
+    name = "shop" if request.param == "valkey" else "fake_shop"
+    shop: Shop = request.getfixturevalue(name)
+    return shop
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ async def fake_shop() -> AsyncIterator[Shop]:
 @pytest.fixture(scope="session")
 def migrated(postgres: embedded.Postgres) -> embedded.Postgres:
     """PostgreSQL, with the template of all databases."""
-    asyncio.run(databases.make_template(postgres.url))
+    asyncio.run(databases.make_template(postgres))
     return postgres
 
 
