@@ -94,17 +94,24 @@ def free_databases() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="session")
+def caretaker() -> Iterator[databases.Caretaker]:
+    caretaker = databases.Caretaker()
+    yield caretaker
+    caretaker.close()
+
+
 @pytest.fixture
-async def database_url(
-    migrated: embedded.Postgres, free_databases: list[str]
-) -> AsyncIterator[str]:
+def database_url(
+    migrated: embedded.Postgres, free_databases: list[str], caretaker: databases.Caretaker
+) -> Iterator[str]:
     """A database that is the test's own while it runs, migrated and empty."""
     if free_databases:
         url = free_databases.pop()
     else:
-        url = await databases.make(migrated, f"test_{next(_numbers)}")
+        url = asyncio.run(databases.make(migrated, f"test_{next(_numbers)}"))
     yield url
-    if await databases.give_back(url):
+    if caretaker.give_back(url):
         free_databases.append(url)
 
 
@@ -152,11 +159,15 @@ def api_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def api_ledger(api_database_url: str, shop: Shop) -> AsyncIterator[Ledger]:
-    """PostgreSQL of the service at `api_url`, which knows `shop`, and no cart."""
-    ledger = await Ledger.connect(api_database_url)
-    await databases.empty(ledger)
-    await ledger.open_bucket(shop.bucket)
+def api_database(caretaker: databases.Caretaker, api_database_url: str, shop: Shop) -> str:
+    """The database of the service at `api_url`, which knows `shop`, and no cart."""
+    caretaker.open(api_database_url, shop.bucket)
+    return api_database_url
+
+
+@pytest.fixture
+async def api_ledger(api_database: str) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.connect(api_database)
     yield ledger
     await ledger.close()
 
