@@ -39,6 +39,7 @@ from cartsvc.model import (
 )
 from cartsvc.settings import Settings
 from tests import databases
+from tests.shares import part, shared
 from tests.shop import LAMP, MUG, SECRET, Shop
 from tests.test_identity import Private, jwk, public_pem, segment
 
@@ -620,6 +621,7 @@ def other_types(service: Service, kind_asked: str) -> Iterator[Attempt]:
         yield Attempt(kind, bearer(service.sign(claims_of(kind))), kind, service.url)
 
 
+@shared(4)
 @pytest.mark.parametrize(
     ("contract", "kind"),
     [(TENANT, "customer"), (CUSTOMER, "customer"), (RECORDS, "user"), (OPERATORS, "service")],
@@ -630,6 +632,7 @@ async def test_a_token_that_is_no_good(
     contract: str,
     kind: str,
     services: list[Service],
+    share: int,
 ) -> None:
     attempts = [*bad_headers()]
     for service in services:
@@ -639,9 +642,11 @@ async def test_a_token_that_is_no_good(
     if contract != TENANT:
         attempts.append(Attempt("nothing", [], "missing"))
     aim, before = world.own(BOB), await world.state()
-    for route in routes_of(contract):
+    routes = routes_of(contract)
+    assert len(routes) >= share
+    for number, route in enumerate(routes):
         assert route.contract.bearer == ("optional" if contract == TENANT else "required")
-        for what, headers, problem, url in attempts:
+        for what, headers, problem, url in part(attempts, number, share):
             request = BOB.ask(route, aim, headers)
             answer = await http.request(**{**request, "url": url + request["url"]})
             assert told(answer) == unauthorized(route, aim, problem), (route.name, what, url)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from cartsvc.ledger import Ledger
+from tests.shares import part, shared
 from tests.shop import Shop
 from tests.test_authorization import (
     OPERATORS,
@@ -83,9 +84,10 @@ async def answered(
     return answer
 
 
+@shared(4)
 @pytest.mark.parametrize("name", VALUES)
-async def test_a_body(http: httpx.AsyncClient, world: World, name: str) -> None:
-    for route in WITH_BODY:
+async def test_a_body(http: httpx.AsyncClient, world: World, name: str, share: int) -> None:
+    for route in part(WITH_BODY, [*VALUES].index(name), share):
         for caller, whose in callers_for(route):
             aim = world.own(whose)
             request = caller.ask(route, aim)
@@ -101,9 +103,12 @@ async def test_a_body(http: httpx.AsyncClient, world: World, name: str) -> None:
                 assert route.contract.name in (RECORDS, OPERATORS)
 
 
+@shared(4)
 @pytest.mark.parametrize("name", VALUES)
-async def test_a_field_that_is_not_read(http: httpx.AsyncClient, world: World, name: str) -> None:
-    for route in WITH_BODY:
+async def test_a_field_that_is_not_read(
+    http: httpx.AsyncClient, world: World, name: str, share: int
+) -> None:
+    for route in part(WITH_BODY, [*VALUES].index(name), share):
         for caller, whose in callers_for(route):
             request = caller.ask(route, world.own(whose))
             content = json.dumps({**request["json"], "x": HERE})

@@ -223,7 +223,11 @@ class TestRealServer:
 
 # What the programs do.
 
-COMMANDS = [("serve",), ("serve", "--workers", "2"), ("worker",)]
+COMMANDS = [
+    ("serve",),
+    pytest.param(("serve", "--workers", "2"), marks=pytest.mark.slow),
+    ("worker",),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

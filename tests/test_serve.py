@@ -83,7 +83,7 @@ async def warm(proxy: Proxy, address: str, workers: int) -> None:
     await wait_until(asked)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_stop_finishes_what_is_in_flight(
     shop: Shop, valkey: embedded.Valkey, workers: int
 ) -> None:
@@ -141,7 +141,7 @@ def test_what_a_process_begins_with_is_asked_for_before_there_are_any() -> None:
 GET = b"GET /healthz HTTP/1.1\r\n\r\n"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_connection_is_within_the_bounds_that_are_set(
     valkey: embedded.Valkey, workers: int
 ) -> None:

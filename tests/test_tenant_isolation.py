@@ -28,6 +28,7 @@ from cartsvc.model import LineRequest, Owner, is_owner_id, item_id
 from cartsvc.settings import TENANT_PATTERN, Settings
 from tests.callers import NO_TLS
 from tests.carts import sound
+from tests.shares import part, shared
 from tests.shop import LAMP, SECRET, Shop
 from tests.test_authorization import (
     ADMIN,
@@ -304,8 +305,8 @@ NASTY = [
 
 
 SHARE = 1 if os.environ.get("CARTSVC_EXAMPLES") else 3
-"""One of so many texts is tried at a route, another one at the next; or all, where more is asked
-for than usual, as of `test_state_machine`."""
+"""One of so many texts is tried at a route where slow tests run; or all, where more is asked for
+than usual, as of `test_state_machine`."""
 
 
 class Injection(NamedTuple):
@@ -397,25 +398,28 @@ def callers_for(route: Route) -> list[tuple[Caller, Caller]]:
     return [(caller, caller) for caller in callers_of(route)]
 
 
+@shared(9, SHARE)
 @pytest.mark.parametrize("value", NASTY, ids=lambda value: ascii(value)[1:30])
-async def test_an_id_is_an_id(http: httpx.AsyncClient, world: World, value: str) -> None:
+async def test_an_id_is_an_id(
+    http: httpx.AsyncClient, world: World, value: str, share: int
+) -> None:
     """It is refused and changes nothing, or ends as a part of keys and rows of its own owner."""
     async with watched(world.shop) as commands:
-        await inject(http, world, value)
+        await inject(http, world, value, share)
     families = tuple(kind.pattern.partition("{")[0].encode() for kind in keys.TABLE)
     buckets = [DEFAULT, ACME]
     if re.fullmatch(TENANT_PATTERN, value):
         buckets.append(Bucket(value))
     for command in commands:
-        for part in command:
-            if part.startswith(families):
-                assert any(is_of(bucket, part) for bucket in buckets), part
+        for word in command:
+            if word.startswith(families):
+                assert any(is_of(bucket, word) for bucket in buckets), word
 
 
-async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
+async def inject(http: httpx.AsyncClient, world: World, value: str, share: int) -> None:
     named = {Owner(kind, value) for kind in ("session", "device", "customer")}
     count = 0
-    for route in ROUTES[NASTY.index(value) % SHARE :: SHARE]:
+    for route in part(ROUTES, NASTY.index(value), share):
         for caller, whose in callers_for(route):
             # Idempotency keys are the caller's, who may be an admin or a service.
             callers = {Owner(kind, caller.owner.id) for kind in ("user", "service")}
@@ -442,7 +446,7 @@ async def inject(http: httpx.AsyncClient, world: World, value: str) -> None:
                 if before.get((place, owner)) != after.get((place, owner))
             }
             assert changed <= ({None, *own} if done else set()), route.name
-    assert count > 100 / SHARE
+    assert count > 100 / share
 
 
 Place = tuple[str, Owner | None]
