@@ -1,6 +1,6 @@
 """`cartsvc` as an operator runs it: a process, what it prints, and its exit status.
 
-It is forked from one that has imported the program, which takes longer than most commands do.
+It is forked from one that has run the program, whose imports take longer than most commands do.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 from cartsvc import cli
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cartsvc.cli"])
+_forks.set_forkserver_preload(["tests.preloaded"])
 
 
 def run(*arguments: str, stdin: str = "", **variables: str) -> "CompletedProcess[str]":
