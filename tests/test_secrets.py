@@ -119,6 +119,8 @@ async def test_when_something_fails(
         database_url=api_database_url,
         # The clock of a shop in tests is another.
         max_dirty_age_s=0,
+        # How long an audit of the data waits for what is on its way: nobody flushes here.
+        flush_interval_s=0.02,
     )
     numbers = []
     for caller in CALLERS:
