@@ -113,6 +113,8 @@ def confined_url(valkey: embedded.Valkey, api_database_url: str) -> Iterator[str
         jwt_secret=SECRET,
         # The clock of a shop in tests is another.
         max_dirty_age_s=0,
+        # How long an audit of the data waits for what is on its way: nobody flushes here.
+        flush_interval_s=0.02,
     )
     with Redis.from_url(valkey.url) as redis:
         redis.execute_command(
