@@ -201,7 +201,7 @@ def bearer(token: str) -> Headers:
 
 
 def token_of(subject: str, kind: str = "customer", tenant: str | None = None) -> str:
-    return identity.issue_token(SECRET, subject=subject, kind=kind, tenant=tenant, ttl_s=600)
+    return identity.issue_token(SECRET, subject=subject, kind=kind, tenant=tenant, ttl_s=86_400)
 
 
 ANN, DORA = Owner("customer", "ann"), Owner("customer", "dora")
@@ -364,7 +364,7 @@ class Service(NamedTuple):
 
 def claims_of(kind: str, **changes: Any) -> Body:
     """A token's claims that are good, but for the changes; a claim that is None is left out."""
-    claims = {"sub": "bob", "type": kind, "exp": int(time.time()) + 600, **changes}
+    claims = {"sub": "bob", "type": kind, "exp": int(time.time()) + 86_400, **changes}
     return {name: value for name, value in claims.items() if value is not None}
 
 
