@@ -77,7 +77,7 @@ async def shop(runner: Runner) -> Shop:
     return await Shop(runner).open()
 
 
-@pytest.fixture(params=["valkey", "fakeredis"])
+@pytest.fixture(params=["valkey", pytest.param("fakeredis", marks=pytest.mark.slow)])
 def either_shop(request: pytest.FixtureRequest) -> Shop:
     """The same case on the real server and on fakeredis."""
     name = "shop" if request.param == "valkey" else "fake_shop"
