@@ -201,7 +201,7 @@ def bearer(token: str) -> Headers:
 
 
 def token_of(subject: str, kind: str = "customer", tenant: str | None = None) -> str:
-    return identity.issue_token(SECRET, subject=subject, kind=kind, tenant=tenant, ttl_s=600)
+    return identity.issue_token(SECRET, subject=subject, kind=kind, tenant=tenant, ttl_s=86_400)
 
 
 ANN, DORA = Owner("customer", "ann"), Owner("customer", "dora")
