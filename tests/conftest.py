@@ -1,6 +1,7 @@
 """Real servers for every test: a Valkey and a PostgreSQL a session, started here."""
 
 import asyncio
+import functools
 import itertools
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import fakeredis
 import httpx
 import pytest
+from redis import utils as redis_utils
 
 from cartsvc import dev, embedded, scripts
 from cartsvc.embedded import free_port
@@ -27,6 +29,15 @@ _numbers = itertools.count(1)
 
 # httpcore looks for it with every request, in vain, which takes a third of the request's time.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
+
+# redis-py reads its version from the files of its package for every connection.
+redis_utils.get_lib_version = functools.cache(redis_utils.get_lib_version)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What Schemathesis makes up takes seconds to collect, if only to be left out."""
+    leaves_out = config.option.markexpr == "not slow"
+    return True if leaves_out and collection_path.name == "test_schemathesis.py" else None
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +77,7 @@ async def shop(runner: Runner) -> Shop:
     return await Shop(runner).open()
 
 
-@pytest.fixture(params=["valkey", "fakeredis"])
+@pytest.fixture(params=["valkey", pytest.param("fakeredis", marks=pytest.mark.slow)])
 def either_shop(request: pytest.FixtureRequest) -> Shop:
     """The same case on the real server and on fakeredis."""
     name = "shop" if request.param == "valkey" else "fake_shop"

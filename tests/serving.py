@@ -11,6 +11,7 @@ import httpx
 from cartsvc import dev, embedded
 from cartsvc.embedded import free_port
 from cartsvc.settings import Settings
+from tests.callers import NO_TLS
 from tests.shop import SECRET
 
 
@@ -20,7 +21,7 @@ async def serving(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     settings = replace(settings, port=free_port(), jwt_secret=SECRET)
     process = await asyncio.to_thread(dev.start, "serve", settings, os.environ)
     try:
-        async with httpx.AsyncClient(base_url=dev.url(settings)) as client:
+        async with httpx.AsyncClient(base_url=dev.url(settings), verify=NO_TLS) as client:
             yield client
     finally:
         await asyncio.to_thread(embedded.stop, process)

@@ -29,6 +29,7 @@ from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.store import Store
 from tests import carts
+from tests.callers import NO_TLS
 from tests.carts import BOB, GUEST, refused
 from tests.mutants import turns_red
 from tests.proxy import Proxy
@@ -497,7 +498,7 @@ async def test_keys_are_kept_for_as_long_as_the_settings_say(
     )
     process = dev.start("serve", settings, os.environ)
     try:
-        async with httpx.AsyncClient(base_url=dev.url(settings)) as client:
+        async with httpx.AsyncClient(base_url=dev.url(settings), verify=NO_TLS) as client:
             body = {"product_id": LAMP, "quantity": 1, "session_id": "ann"}
             for key, status in ((KEY, 200), (KEY, 200), ("another", 429)):
                 answer = await client.post("/api/cart", json=body, headers={"Idempotency-Key": key})

@@ -31,6 +31,7 @@ from cartsvc.sale import Sale
 from cartsvc.scripts import Runner
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass
+from tests.callers import NO_TLS
 from tests.command import run
 from tests.scraped import scrape
 from tests.serving import serving
@@ -158,7 +159,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url) as client:
+    async with httpx.AsyncClient(base_url=url, verify=NO_TLS) as client:
         yield client
 
 

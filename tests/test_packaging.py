@@ -165,6 +165,7 @@ def test_make_lock_leaves_out_what_is_embedded() -> None:
     assert set(listed.split()) == EMBEDDED
 
 
+@pytest.mark.slow
 def test_bash_completes_commands() -> None:
     """As bash asks, with what `--show-completion` gives it; the program has to be on its path."""
     script = """

@@ -20,6 +20,7 @@ from cartsvc.replay import Replayed
 from cartsvc.settings import Settings
 from cartsvc.worker import Pass, Worker
 from tests import examples
+from tests.callers import NO_TLS
 from tests.carts import books
 from tests.records import (
     ADMIN,
@@ -373,7 +374,7 @@ def url_without_postgres(valkey: embedded.Valkey) -> Iterator[str]:
 
 @pytest.fixture
 async def without_postgres(url_without_postgres: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url_without_postgres) as client:
+    async with httpx.AsyncClient(base_url=url_without_postgres, verify=NO_TLS) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from cartsvc import identity
+from tests.callers import NO_TLS
 from tests.shop import LAMP, SECRET, Shop
 
 PRODUCT = "201"
@@ -52,7 +53,7 @@ async def proxy_url(http: httpx.AsyncClient) -> AsyncIterator[str]:
 async def proxied(proxy_url: str, shop: Shop) -> AsyncIterator[httpx.AsyncClient]:
     await shop.sell(LAMP)
     await shop.sell(PRODUCT)
-    async with httpx.AsyncClient(base_url=proxy_url) as client:
+    async with httpx.AsyncClient(base_url=proxy_url, verify=NO_TLS) as client:
         yield client
 
 

@@ -157,6 +157,7 @@ async def test_the_double_tapper_notices_a_service_that_applies_twice(
     assert re.search(told, done.stderr), done.stderr
 
 
+@pytest.mark.slow
 async def test_who_needs_a_token_stays_away_without_a_secret(tmp_path: Path) -> None:
     done = await locust(tmp_path, "--list")
     assert options.WITHOUT_TOKENS in done.stderr
@@ -165,6 +166,7 @@ async def test_who_needs_a_token_stays_away_without_a_secret(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.slow
 async def test_a_wrong_option_is_told_in_a_line(tmp_path: Path) -> None:
     done = await locust(tmp_path, "--list", CARTSVC_LOAD_USERS="many")
     assert done.returncode == 1

@@ -288,6 +288,7 @@ async def test_a_service_or_redis_that_is_away_is_told(
         assert told in out
 
 
+@pytest.mark.slow
 async def test_a_terminal_without_the_characters_gets_others(
     shop: Shop, valkey: embedded.Valkey
 ) -> None:
@@ -331,6 +332,7 @@ def started(url: str, redis_url: str, terminal: int) -> "subprocess.Popen[bytes]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_it_goes_on_until_it_is_told_to_stop(
     valkey: embedded.Valkey, number: signal.Signals

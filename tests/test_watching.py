@@ -38,9 +38,21 @@ Known = Mapping[str, set[str]]
 """Sample -> its labels."""
 
 
+@pytest.fixture(scope="module")
+def known_so_far() -> dict[str, set[str]]:
+    return {}
+
+
 @pytest.fixture
-async def known(http: httpx.AsyncClient, shop: Shop, api_ledger: Ledger) -> Known:
+def known(request: pytest.FixtureRequest, known_so_far: dict[str, set[str]]) -> Known:
     """What a service tells that granted and refused an add, and whose worker did all it does."""
+    if not known_so_far:
+        known_so_far.update(request.getfixturevalue("told_by_a_service"))
+    return known_so_far
+
+
+@pytest.fixture
+async def told_by_a_service(http: httpx.AsyncClient, shop: Shop, api_ledger: Ledger) -> Known:
     await shop.sell(LAMP, stock=1)
     await shop.redis.sadd(shop.bucket.watched, LAMP)
     for quantity in (1, 9):
