@@ -395,7 +395,7 @@ async def test_a_sale_of_the_real_thing(
                 "CARTSVC_LOAD_RESULTS": str(tmp_path),
                 "CARTSVC_LOAD_PROCESSES": "2",
                 "CARTSVC_LOAD_USERS": "40",
-                "CARTSVC_LOAD_SECONDS": "4",
+                "CARTSVC_LOAD_SECONDS": "8",
             },
             capture_output=True,
             text=True,

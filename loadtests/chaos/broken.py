@@ -40,7 +40,7 @@ _AGAIN = """\
 
 _ADD = """\
         key = bucket.cart(owner)
-        units = ["""
+        units: """
 _LOOK = """\
         from cartsvc.errors import OutOfStock
         for name, wanted in quantities.items():
