@@ -10,7 +10,7 @@ from cartsvc.model import Owner
 from cartsvc.recovery import Books, Recovery
 from loadtests.chaos import __main__ as chaos
 from loadtests.chaos import faults, pauses
-from loadtests.chaos.broken import GUARDS, edited
+from loadtests.chaos.broken import GUARDS, POINTS, edited
 from loadtests.chaos.checker import Verdict
 from loadtests.chaos.faults.fault import Result, compare_waits, result_of, until
 from loadtests.chaos.http import Answer
@@ -53,6 +53,13 @@ async def test_a_missing_guard_is_noticed(name: str, tmp_path: Path) -> None:
     guard = GUARDS[name]
     result = await faults.ALL[guard.fault](0.2, edited(guard.edits, tmp_path))
     assert set(guard.rules) <= result.verdict.broken.keys(), (result.wrong, result.notes)
+
+
+@pytest.mark.parametrize("name", [*GUARDS, *POINTS])
+def test_what_is_broken_is_there(name: str, tmp_path: Path) -> None:
+    """Lines are quoted: that one has changed is to be seen at once, not only where it is slow."""
+    guard = GUARDS.get(name)
+    edited(guard.edits if guard else [POINTS[name]], tmp_path)
 
 
 @pytest.mark.slow
